@@ -1,0 +1,271 @@
+"""Train ResNets from scratch; every flag with several values makes a grid, and all of it is run.
+
+    python train_resnet.py --arch resnet50 --opt adam --lr 1e-3 --bs 32 --device cuda
+    python train_resnet.py --dataset mnist fashion --opt sgd adam --lr 1e-3 1e-4 --epochs 3 5
+
+Writes one row for each entry of --epochs to results/resnet.csv; what is there is not run again.
+train_time_ms covers the training steps and the making of their batches, summed over the epochs;
+not loading, warm-up (warmup_time_ms), validation, or the test set (predict_time_ms).
+"""
+
+import io
+import json
+from argparse import BooleanOptionalAction
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision import models
+
+import common
+from common import DATASETS, Classifier, say
+
+ARCHITECTURES = {
+    "resnet18": models.resnet18,
+    "resnet34": models.resnet34,
+    "resnet50": models.resnet50,
+}
+OPTIMIZERS = {
+    "sgd": lambda parameters, lr, momentum: torch.optim.SGD(
+        parameters, lr, momentum=momentum, fused=True
+    ),
+    "adam": lambda parameters, lr, momentum: torch.optim.Adam(parameters, lr, fused=True),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training, but for its number of epochs. Its fields are the row's key columns."""
+
+    dataset: str
+    limit: int | None
+    arch: str
+    optimizer: str
+    lr: float
+    momentum: float | None  # None: the optimizer has none
+    batch_size: int
+    pin_memory: str  # true, false, or n/a where the device has no use for it
+    amp: bool
+    precision: str
+    device: str
+    seed: int
+    split_seed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dataset} {self.arch} {self.optimizer} lr={self.lr} bs={self.batch_size}"
+            f" pin_memory={self.pin_memory} seed={self.seed} on {self.device}"
+        )
+
+
+KEY = (*(field.name for field in fields(Setting)), "epochs")
+COLUMNS = (
+    "status", "reason", *KEY, "n_train", "n_val", "n_test", "split_id",
+    "val_accuracy", "test_accuracy", "train_time_ms", "predict_time_ms",
+    "warmup_time_ms", "history", "weights_sha256", "precision_reason", *common.ENVIRONMENT,
+)  # fmt: skip
+
+
+def build_network(arch: str, seed: int) -> nn.Module:
+    """torchvision's network with random weights, one input channel and 10 classes, on the CPU."""
+    torch.manual_seed(seed)
+    network = ARCHITECTURES[arch](weights=None, num_classes=common.CLASSES)
+    stem = network.conv1
+    network.conv1 = nn.Conv2d(
+        1, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False
+    )
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def build(setting: Setting, scale: tuple[float, float]) -> tuple[Classifier, torch.optim.Optimizer]:
+    """The model on its device, and its optimizer."""
+    network = build_network(setting.arch, setting.seed)
+    precision = getattr(torch, setting.precision)
+    model = Classifier(network, scale, precision).to(setting.device)
+    make_optimizer = OPTIMIZERS[setting.optimizer]
+    return model, make_optimizer(model.parameters(), setting.lr, setting.momentum)
+
+
+def time_steps(setting: Setting, *, windows: int, steps: int) -> tuple[float, list[float]]:
+    """common.time_steps with a model of this setting, which is then thrown away."""
+    return common.time_steps(
+        *build(setting, (0.0, 255.0)), batch_size=setting.batch_size,
+        pin_memory=setting.pin_memory == "true", windows=windows, steps=steps,
+    )  # fmt: skip
+
+
+def train(
+    setting: Setting, epochs: list[int], split: common.Split, save_dir: Path | None = None
+) -> Iterator[dict]:
+    """Train once, to the largest of epochs, and yield a row at each of them."""
+    device = torch.device(setting.device)
+    warmup_time_ms, _ = time_steps(setting, windows=0, steps=0)
+    model, optimizer = build(setting, split.scale)
+    history = []
+    for epoch in common.fit(
+        model, optimizer, split.train, split.val, epochs=max(epochs), seed=setting.seed,
+        batch_size=setting.batch_size, pin_memory=setting.pin_memory == "true", label=setting.arch,
+    ):  # fmt: skip
+        history.append(epoch)
+        say(describe(epoch, of=max(epochs)))
+        if epoch.number not in epochs:
+            continue
+        start = common.clock(device)
+        _, predictions = common.evaluate(model, split.test)
+        predict_time_ms = 1e3 * (common.clock(device) - start)
+        row = asdict(setting) | {"epochs": epoch.number}
+        if save_dir is not None:
+            save_model(model_path(save_dir, row), model.network, predictions, split.test)
+        yield row | {
+            "n_train": len(split.train.labels),
+            "n_val": len(split.val.labels),
+            "n_test": len(split.test.labels),
+            "split_id": split.split_id,
+            "val_accuracy": epoch.val_accuracy,
+            "test_accuracy": common.accuracy(predictions, split.test.labels),
+            "train_time_ms": sum(past.train_time_ms for past in history),
+            "predict_time_ms": predict_time_ms,
+            "warmup_time_ms": warmup_time_ms,
+            "history": json.dumps([asdict(past) for past in history]),
+            "weights_sha256": common.sha256(*model.network.state_dict().values()),
+            "precision_reason": common.pick_precision(device, setting.amp)[1],
+        }
+
+
+def describe(epoch: common.Epoch, of: int) -> str:
+    """One line of a log."""
+    return (
+        f"  epoch {epoch.number}/{of}:"
+        f" train loss {epoch.train_loss:.4f}, accuracy {epoch.train_accuracy:.4f};"
+        f" val loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.4f};"
+        f" {common.format_time(epoch.train_time_ms / 1e3)}"
+    )
+
+
+def model_path(folder: Path, row: dict) -> Path:
+    """Where --save-model puts a row's weights; the test predictions lie beside it as .npz."""
+    return folder / ("-".join(filter(None, common.row_key(row, KEY))).replace("/", "_") + ".pt")
+
+
+def save_model(path: Path, network: nn.Module, predictions, test: common.Part) -> None:
+    """Write weights that a plain torchvision network loads, and the predictions on test images."""
+    weights, arrays = io.BytesIO(), io.BytesIO()
+    torch.save({name: value.cpu() for name, value in network.state_dict().items()}, weights)
+    np.savez_compressed(
+        arrays,
+        indices=test.indices.numpy().astype(np.int32),
+        labels=test.labels.numpy().astype(np.uint8),
+        predictions=predictions.numpy().astype(np.uint8),
+    )
+    common.write_file(path.with_suffix(".npz"), arrays.getvalue())
+    common.write_file(path, weights.getvalue())
+
+
+def grid(args) -> list[Setting]:
+    """All trainings that the flags ask for, in the order of the flags below."""
+    device = common.pick_device(args.device)
+    precision, reason = common.pick_precision(device, args.amp)
+    say(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
+    pins = device.type == "cuda"
+    if not pins:
+        say(f"pin_memory has nothing to do on {device}: its rows say n/a")
+    factors = common.combinations(
+        dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
+        optimizer=args.opt, lr=args.lr, pin_memory=args.pin_memory if pins else ["n/a"],
+    )  # fmt: skip
+    return [
+        Setting(
+            **values,
+            limit=args.limit,
+            momentum=args.momentum if values["optimizer"] == "sgd" else None,
+            amp=args.amp,
+            precision=str(precision).removeprefix("torch."),
+            device=device.type,
+            split_seed=values["seed"] if args.split_seed is None else args.split_seed,
+        )
+        for values in factors
+    ]
+
+
+@cache
+def step_seconds(setting: Setting) -> float:
+    """Measured time of a training step, the median of three windows."""
+    return median(time_steps(setting, windows=3, steps=3)[1]) / 1e3
+
+
+def estimate_seconds(setting: Setting, epochs: list[int]) -> float:
+    """About how long a training takes, from a few steps on this machine; evaluating an image is
+    taken as a third of training on it."""
+    n_train, n_val, n_test = common.part_sizes(setting.limit or DATASETS[setting.dataset].size)
+    images = max(epochs) * (n_train + n_val / 3) + len(epochs) * n_test / 3
+    alike = replace(setting, dataset="", limit=None, lr=1e-3, seed=0, split_seed=0)
+    return step_seconds(alike) * images / setting.batch_size
+
+
+def parse_args(argv: list[str] | None = None):
+    parser = common.make_parser(__doc__)
+    # fmt: off
+    group = parser.add_argument_group("factors, each with one or more values")
+    group.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"])
+    group.add_argument("--opt", nargs="+", choices=OPTIMIZERS, default=["adam"])
+    group.add_argument("--lr", nargs="+", default=[1e-3], metavar="LR",
+                       type=common.number(float, low=0, above=True), help="learning rate")
+    group.add_argument("--bs", nargs="+", type=common.number(int, low=2), default=[32],
+                       metavar="N", help="batch size")
+    group.add_argument("--epochs", nargs="+", type=common.number(int, low=1), default=[5],
+                       metavar="N", help="3 5 is one training and two rows")
+    group.add_argument("--pin-memory", nargs="+", choices=["true", "false"], default=["true"],
+                       help="copy batches to a GPU from page-locked memory")
+    group = parser.add_argument_group("training")
+    group.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    group.add_argument("--amp", action=BooleanOptionalAction, default=True,
+                       help="bf16 or fp16 where the device is made for it")
+    group.add_argument("--momentum", type=common.number(float, low=0, high=1), default=0.9,
+                       metavar="M", help="of SGD")
+    group.add_argument("--save-model", type=Path, metavar="DIR",
+                       help="write weights (.pt) and test predictions (.npz) of each row")
+    # fmt: on
+    return common.parse(parser, argv)
+
+
+def summary(row: dict) -> str:
+    return (
+        f"  {row['epochs']} epochs: validation {row['val_accuracy']:.2%}, test"
+        f" {row['test_accuracy']:.2%}, trained in {common.format_time(row['train_time_ms'] / 1e3)}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    def job(setting: Setting) -> common.Job:
+        def run(rows: list[dict]) -> Iterator[dict]:
+            split = common.load_split(
+                setting.dataset, args.data_dir, split_seed=setting.split_seed, limit=setting.limit
+            )
+            return train(setting, [row["epochs"] for row in rows], split, args.save_model)
+
+        return common.Job(
+            name=str(setting),
+            rows=[asdict(setting) | {"epochs": epochs} for epochs in sorted(set(args.epochs))],
+            estimate=lambda rows: estimate_seconds(setting, [row["epochs"] for row in rows]),
+            run=run,
+        )
+
+    def unsaved(row: dict) -> bool:
+        return args.save_model is not None and not model_path(args.save_model, row).exists()
+
+    return common.run_jobs(
+        args, [job(setting) for setting in grid(args)], args.results_dir / "resnet.csv",
+        columns=COLUMNS, key=KEY, summary=summary, again=unsaved,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    common.run_main(main)
