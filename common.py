@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -130,6 +130,7 @@ def split_indices(labels: np.ndarray, *, split_seed: int, limit: int | None) -> 
     return [np.sort(part) for part in (train, val, test)]
 
 
+@lru_cache(maxsize=1)  # the jobs of a data set come one after another
 def load_split(name: str, data_dir: Path, *, split_seed: int, limit: int | None = None) -> Split:
     """Load a data set and split it 70/10/20; depends on nothing but the data, seed and limit."""
     images, labels = DATASETS[name].read(data_dir)
@@ -158,12 +159,17 @@ def sha256(*tensors: Tensor) -> str:
 # --- device and precision ------------------------------------------------------------------------
 
 
+def has_device(name: str) -> bool:
+    """Whether cpu, cuda or mps is there."""
+    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    return name == "cpu" or present[name]()
+
+
 def pick_device(name: str) -> torch.device:
-    """auto, cpu, cuda or mps; auto takes cuda, then mps, then cpu. Exits 2 if it is not there."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """cpu, cuda or mps; auto is cuda, else mps, else cpu. Exits 2 if the device is not there."""
     if name == "auto":
-        name = next((device for device, there in present.items() if there), "cpu")
-    if not present.get(name, True):
+        name = next(filter(has_device, ("cuda", "mps", "cpu")))
+    if not has_device(name):
         fail(f"--device {name}: PyTorch sees no such device on this machine; use --device cpu")
     return torch.device(name)
 
@@ -180,12 +186,15 @@ def pick_precision(device: torch.device, amp: bool) -> tuple[torch.dtype, str]:
     if device.type == "cpu":
         if torch.cpu._is_amx_tile_supported():
             return torch.bfloat16, "CPU with AMX"
-        return torch.float32, "CPU without AMX: bf16 would not pay"
+        return torch.float32, "CPU without AMX"
     return torch.float32, f"AMP is not used on {device.type}"
 
 
 def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    """The GPU's or the processor's model name; empty if the device is not there."""
+    if device.type != "cuda":
+        return cpu_name()
+    return torch.cuda.get_device_name(device) if has_device("cuda") else ""
 
 
 @cache
@@ -409,19 +418,14 @@ def locked(folder: Path):
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step: whoever reads it, after a crash too, sees the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Replace a file in one step: whoever reads it, after a crash too, sees the old or the new.
+    The caller holds the folder's lock."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
@@ -468,7 +472,6 @@ def save_row(path: Path, row: dict, columns: tuple[str, ...], key: tuple[str, ..
     if unknown := set(row) - set(columns):
         raise ValueError(f"no such columns: {unknown}")
     row = dict.fromkeys(columns, "") | {name: to_text(value) for name, value in row.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
         rows = {row_key(old, key): old for old in load_rows(path, columns)}
         old = rows.pop(row_key(row, key), None)
@@ -504,18 +507,19 @@ def run_jobs(
 
     again(row) tells that a row is to be run although it is there."""
     done = {row_key(row, key) for row in load_rows(path, columns) if row["status"] == "ok"}
-    todo, total = [], sum(len(job.rows) for job in jobs)
-    for job in jobs:
-        done_already = [row for row in job.rows if row_key(row, key) in done and not again(row)]
-        left = job.rows if args.force else [row for row in job.rows if row not in done_already]
-        todo += [(job, left)] if left else []
-    n_left = sum(len(left) for _, left in todo)
+
+    def wanted(row: dict) -> bool:
+        return args.force or again(row) or row_key(row, key) not in done
+
+    work = [(job, list(filter(wanted, job.rows))) for job in jobs]
+    total, n_left = sum(len(job.rows) for job in jobs), sum(len(left) for _, left in work)
     say(f"{total} rows asked for, {total - n_left} are in {path}, {n_left} to run")
     if args.dry_run:
-        list_jobs(jobs, todo)
+        list_jobs(work)
         return 0
-    check_writable(path.parent)
-    failed = 0
+    check_writable(path.parent, "--results-dir")
+    torch.backends.cudnn.deterministic = True  # the same bits in every run
+    failed, todo = 0, [(job, left) for job, left in work if left]
     for number, (job, left) in enumerate(todo, 1):
         say(f"[{number}/{len(todo)}] {job.name}")
         for row in run_job(job, left, key):
@@ -543,26 +547,25 @@ def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict]:
         yield row | failure | environment(row["device"])
 
 
-def list_jobs(jobs: list[Job], todo: list[tuple[Job, list[dict]]]) -> None:
-    """Print every job: done, or about how long it will take."""
-    left = {id(job): rows for job, rows in todo}
+def list_jobs(work: list[tuple[Job, list[dict]]]) -> None:
+    """Print every job with about how long its rows that are left will take."""
     seconds, unknown = 0.0, 0
-    for job in jobs:
-        estimate = job.estimate(left[id(job)]) if id(job) in left else 0.0
-        state = "to run, time unknown" if estimate is None else f"about {format_time(estimate)}"
-        say(f"{job.name}: {state if id(job) in left else 'done'}")
+    for job, left in work:
+        estimate = job.estimate(left) if left else 0.0
+        state = "time unknown" if estimate is None else f"about {format_time(estimate)}"
+        say(f"{job.name}: {state if left else 'done'}")
         seconds += estimate or 0.0
         unknown += estimate is None
     say(f"about {format_time(seconds)} in all" + (f", and {unknown} unknown" if unknown else ""))
 
 
-def check_writable(folder: Path) -> None:
-    """Make the folder; exits 2, before any work, if rows could not be written to it."""
+def check_writable(folder: Path, flag: str) -> None:
+    """Make a folder; exits 2, before any work, if nothing could be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        fail(f"--results-dir {folder}: {error.strerror}; use a folder that can be written to")
+        fail(f"{flag} {folder}: {error.strerror}; use a folder that can be written to")
 
 
 # --- command line --------------------------------------------------------------------------------
@@ -573,7 +576,7 @@ def number(kind: type, *, low: float, high: float = math.inf, above: bool = Fals
 
     def parse(text: str):
         value = kind(text)
-        if not (low < value if above else low <= value) or not value <= high or value == math.inf:
+        if not (low < value if above else low <= value) or value > high or math.isinf(value):
             raise ValueError
         return value
 
@@ -638,10 +641,12 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script; Ctrl-C ends it with one line."""
+def run_main(main: Callable[[], int]) -> None:
+    """Run a script; Ctrl-C, a full disk and the like end it with one line."""
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:
         print("interrupted: finished rows are kept; run it again to go on", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as error:
+        fail(f"{error}; finished rows are kept")

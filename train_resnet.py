@@ -163,22 +163,18 @@ def save_model(path: Path, network: nn.Module, predictions, test: common.Part) -
         labels=test.labels.numpy().astype(np.uint8),
         predictions=predictions.numpy().astype(np.uint8),
     )
-    common.write_file(path.with_suffix(".npz"), arrays.getvalue())
-    common.write_file(path, weights.getvalue())
+    with common.locked(path.parent):
+        common.write_file(path.with_suffix(".npz"), arrays.getvalue())
+        common.write_file(path, weights.getvalue())
 
 
-def grid(args) -> list[Setting]:
-    """All trainings that the flags ask for, in the order of the flags below."""
-    device = common.pick_device(args.device)
-    precision, reason = common.pick_precision(device, args.amp)
-    say(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
-    pins = device.type == "cuda"
-    if not pins:
-        say(f"pin_memory has nothing to do on {device}: its rows say n/a")
+def grid(args, device: torch.device, pin_memory: list[str]) -> list[Setting]:
+    """All trainings that the flags ask for on a device."""
     factors = common.combinations(
         dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
-        optimizer=args.opt, lr=args.lr, pin_memory=args.pin_memory if pins else ["n/a"],
+        optimizer=args.opt, lr=args.lr, pin_memory=pin_memory,
     )  # fmt: skip
+    precision, _ = common.pick_precision(device, args.amp)
     return [
         Setting(
             **values,
@@ -208,8 +204,9 @@ def estimate_seconds(setting: Setting, epochs: list[int]) -> float:
     return step_seconds(alike) * images / setting.batch_size
 
 
-def parse_args(argv: list[str] | None = None):
-    parser = common.make_parser(__doc__)
+def make_parser(doc: str):
+    """A parser with the flags of every script that trains ResNets."""
+    parser = common.make_parser(doc)
     # fmt: off
     group = parser.add_argument_group("factors, each with one or more values")
     group.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"])
@@ -220,16 +217,22 @@ def parse_args(argv: list[str] | None = None):
                        metavar="N", help="batch size")
     group.add_argument("--epochs", nargs="+", type=common.number(int, low=1), default=[5],
                        metavar="N", help="3 5 is one training and two rows")
-    group.add_argument("--pin-memory", nargs="+", choices=["true", "false"], default=["true"],
-                       help="copy batches to a GPU from page-locked memory")
-    group = parser.add_argument_group("training")
-    group.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
-    group.add_argument("--amp", action=BooleanOptionalAction, default=True,
-                       help="bf16 or fp16 where the device is made for it")
-    group.add_argument("--momentum", type=common.number(float, low=0, high=1), default=0.9,
-                       metavar="M", help="of SGD")
-    group.add_argument("--save-model", type=Path, metavar="DIR",
-                       help="write weights (.pt) and test predictions (.npz) of each row")
+    parser.add_argument("--amp", action=BooleanOptionalAction, default=True,
+                        help="bf16 or fp16 where the device is made for it")
+    parser.add_argument("--momentum", type=common.number(float, low=0, high=1), default=0.9,
+                        metavar="M", help="of SGD")
+    # fmt: on
+    return parser
+
+
+def parse_args(argv: list[str] | None = None):
+    parser = make_parser(__doc__)
+    # fmt: off
+    parser.add_argument("--pin-memory", nargs="+", choices=["true", "false"], default=["true"],
+                        help="a factor too: copy batches to a GPU from page-locked memory")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.add_argument("--save-model", type=Path, metavar="DIR",
+                        help="write weights (.pt) and test predictions (.npz) of each row")
     # fmt: on
     return common.parse(parser, argv)
 
@@ -243,6 +246,14 @@ def summary(row: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    device = common.pick_device(args.device)
+    precision, reason = common.pick_precision(device, args.amp)
+    say(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
+    if device.type != "cuda":
+        args.pin_memory = ["n/a"]
+        say(f"pin_memory has nothing to do on {device}: its rows say n/a")
+    if args.save_model is not None and not args.dry_run:
+        common.check_writable(args.save_model, "--save-model")
 
     def job(setting: Setting) -> common.Job:
         def run(rows: list[dict]) -> Iterator[dict]:
@@ -261,10 +272,11 @@ def main(argv: list[str] | None = None) -> int:
     def unsaved(row: dict) -> bool:
         return args.save_model is not None and not model_path(args.save_model, row).exists()
 
+    jobs = [job(setting) for setting in grid(args, device, args.pin_memory)]
+    path = args.results_dir / "resnet.csv"
     return common.run_jobs(
-        args, [job(setting) for setting in grid(args)], args.results_dir / "resnet.csv",
-        columns=COLUMNS, key=KEY, summary=summary, again=unsaved,
-    )  # fmt: skip
+        args, jobs, path, columns=COLUMNS, key=KEY, summary=summary, again=unsaved
+    )
 
 
 if __name__ == "__main__":

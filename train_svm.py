@@ -58,14 +58,11 @@ def pixels(part: common.Part):
 
 
 def subset(part: common.Part, size: int | None, seed: int) -> common.Part:
-    """A stratified choice of size images; all of them for None. Exits 2 if that cannot be."""
-    total = len(part.labels)
-    if size is None or size == total:
+    """A stratified choice of size images; all of them for None."""
+    if size is None:
         return part
-    if not common.CLASSES <= size <= total - common.CLASSES:
-        common.fail(f"--train-size {size}: the training part has {total} images; use fewer")
     chosen, _ = train_test_split(
-        range(total), train_size=size, stratify=part.labels, random_state=seed
+        range(len(part.labels)), train_size=size, stratify=part.labels, random_state=seed
     )
     chosen = torch.tensor(sorted(chosen))
     return common.Part(part.images[chosen], part.labels[chosen], part.indices[chosen])
@@ -160,7 +157,12 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument("--train-size", type=common.number(int, low=common.CLASSES), metavar="N",
                         help="train on a stratified choice of N training images")
     # fmt: on
-    return common.parse(parser, argv)
+    args = common.parse(parser, argv)
+    for name in args.dataset:
+        n_train, _, _ = common.part_sizes(args.limit or common.DATASETS[name].size)
+        if args.train_size is not None and args.train_size > n_train - common.CLASSES:
+            common.fail(f"--train-size {args.train_size}: {name} has {n_train} training images")
+    return args
 
 
 def summary(row: dict) -> str:
