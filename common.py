@@ -140,6 +140,11 @@ def load_split(name: str, data_dir: Path, *, split_seed: int, limit: int | None 
     return Split(train, val, test, pixel_scale(train.images), sha256(images, labels, *indices)[:12])
 
 
+def split_of(setting, data_dir: Path) -> Split:
+    """load_split for anything with the fields dataset, split_seed and limit."""
+    return load_split(setting.dataset, data_dir, split_seed=setting.split_seed, limit=setting.limit)
+
+
 def pixel_scale(images: Tensor) -> tuple[float, float]:
     """Mean and standard deviation of uint8 pixels, from their counts, so exact for any number."""
     counts = torch.bincount(images.flatten(), minlength=256).double()
@@ -518,6 +523,7 @@ def run_jobs(
         list_jobs(work)
         return 0
     check_writable(path.parent, "--results-dir")
+    code_commit()  # now, before anyone edits the code that runs
     torch.backends.cudnn.deterministic = True  # the same bits in every run
     failed, todo = 0, [(job, left) for job, left in work if left]
     for number, (job, left) in enumerate(todo, 1):

@@ -133,9 +133,7 @@ def main(argv: list[str] | None = None) -> int:
             if not there:
                 yield rows[0] | {"status": "skipped", "reason": f"no {setting.device} device here"}
                 return
-            split = common.load_split(
-                setting.dataset, args.data_dir, split_seed=setting.split_seed, limit=setting.limit
-            )
+            split = common.split_of(setting, args.data_dir)
             yield measure(setting, epochs, split, args.repeats)
 
         row = asdict(setting) | {"epochs": epochs}

@@ -67,7 +67,10 @@ def parse_row(row: dict[str, str], numbers: tuple[str, ...]) -> dict:
     """Convert numbers, check names, and take from the texts what would break a table."""
     if None in row or None in row.values():
         raise ValueError("a row is torn")
-    row = {name: " ".join(text.replace("|", "/").split()) for name, text in row.items()}
+    row = {
+        name: " ".join(text.replace("|", "/").replace("<", "&lt;").split())
+        for name, text in row.items()
+    }
     for name, known in NAMES.items():
         if row.get(name) and row[name] not in known:
             raise ValueError(f"unknown {name} {row[name]!r}")
@@ -161,7 +164,10 @@ def absent(rows: list[dict]) -> str:
 
 def plain(value) -> str:
     """A factor's value as one types it: 0.001, 16, scale."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
 
 
 def listed(rows: list[dict], name: str) -> list[str]:
@@ -295,7 +301,7 @@ def describe_resnet(rows: list[dict]) -> str:
     row = rows[0]
     return (
         f"{OPTIMIZERS[row['optimizer']]}, lr {plain(row['lr'])}, batch"
-        f" {plain(row['batch_size'])}, {plain(row['epochs'])} epochs"
+        f" {plain(row['batch_size'])}, epochs {plain(row['epochs'])}"
     )
 
 

@@ -257,9 +257,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def job(setting: Setting) -> common.Job:
         def run(rows: list[dict]) -> Iterator[dict]:
-            split = common.load_split(
-                setting.dataset, args.data_dir, split_seed=setting.split_seed, limit=setting.limit
-            )
+            split = common.split_of(setting, args.data_dir)
             return train(setting, [row["epochs"] for row in rows], split, args.save_model)
 
         return common.Job(

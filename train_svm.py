@@ -136,7 +136,7 @@ def estimate_seconds(setting: Setting, finished: list[dict[str, str]]) -> float 
     return median(rates) / 1e3 * (setting.train_size or n_train) ** 2 if rates else None
 
 
-def gamma_value(text: str) -> float | str:
+def gamma(text: str) -> float | str:
     """scale, auto, or a number above 0."""
     return text if text in ("scale", "auto") else common.number(float, low=0, above=True)(text)
 
@@ -149,7 +149,7 @@ def parse_args(argv: list[str] | None = None):
     group.add_argument("--C", nargs="+", default=[0.1, 1.0], metavar="C",
                        type=common.number(float, low=0, above=True))
     group.add_argument("--gamma", nargs="+", default=["scale", "auto", 0.01, 0.1], metavar="GAMMA",
-                       type=gamma_value, help="numbers above 0, scale or auto")
+                       type=gamma, help="numbers above 0, scale or auto")
     group.add_argument("--degree", nargs="+", type=common.number(int, low=1), default=[2, 3],
                        metavar="N", help="of poly")
     group.add_argument("--coef0", nargs="+", type=common.number(float, low=0), default=[1.0],
@@ -180,10 +180,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def job(setting: Setting) -> common.Job:
         def run(rows: list[dict]) -> Iterator[dict]:
-            split = common.load_split(
-                setting.dataset, args.data_dir, split_seed=setting.split_seed, limit=setting.limit
-            )
-            yield train(setting, split)
+            yield train(setting, common.split_of(setting, args.data_dir))
 
         return common.Job(
             name=str(setting),

@@ -1,0 +1,192 @@
+"""The training loop: it is the textbook's, repeatable, and the same at every precision."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+import common
+import train_resnet
+from common import Classifier
+
+
+def linear_model(scale=(0.0, 255.0), precision=torch.float32) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), scale, precision)
+
+
+def setting(**changes) -> train_resnet.Setting:
+    values = {
+        "dataset": "digits", "limit": 100, "arch": "resnet18", "optimizer": "sgd", "lr": 1e-2,
+        "momentum": 0.9, "batch_size": 16, "pin_memory": "n/a", "amp": False,
+        "precision": "float32", "device": "cpu", "seed": 0, "split_seed": 0,
+    }  # fmt: skip
+    return train_resnet.Setting(**values | changes)
+
+
+def reference_fit(network, optimizer, part, scale, *, epochs, batch_size, seed):
+    """The loop that any tutorial shows."""
+    generator = torch.Generator().manual_seed(seed)
+    network.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(part.labels), generator=generator).split(batch_size):
+            inputs = (part.images[batch, None].float() - scale[0]) / scale[1]
+            optimizer.zero_grad()
+            F.cross_entropy(network(inputs), part.labels[batch]).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_fit_gives_the_weights_of_a_plain_loop_bit_for_bit(small, optimizer):
+    model, ours = train_resnet.build(setting(optimizer=optimizer, lr=1e-3), small.scale)
+    network = copy.deepcopy(model.network)
+    theirs = train_resnet.OPTIMIZERS[optimizer](network.parameters(), 1e-3, 0.9)
+    list(common.fit(model, ours, small.train, small.val, epochs=2, batch_size=16, seed=7))
+    reference_fit(network, theirs, small.train, small.scale, epochs=2, batch_size=16, seed=7)
+    expected = network.state_dict()
+    for name, value in model.network.state_dict().items():
+        assert value.equal(expected[name]), name
+
+
+def test_there_is_one_optimizer_step_for_each_batch(small):
+    model, steps = linear_model(), []
+
+    class CountingSGD(torch.optim.SGD):
+        def step(self, closure=None):
+            steps.append(None)
+            return super().step(closure)
+
+    optimizer = CountingSGD(model.parameters(), 0.1)
+    list(common.fit(model, optimizer, small.train, small.val, epochs=3, batch_size=16, seed=0))
+    assert len(steps) == 3 * 5  # 70 images are 4 batches of 16 and one of 6
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before():
+    assert [len(batch) for batch in common.batch_indices(torch.arange(33), 16)] == [16, 17]
+    assert [len(batch) for batch in common.batch_indices(torch.arange(34), 16)] == [16, 16, 2]
+    order = torch.randperm(65)
+    assert torch.cat(common.batch_indices(order, 32)).equal(order)
+
+
+def test_resnet_overfits_64_images(small):
+    part = common.Part(
+        *(getattr(small.train, name)[:64] for name in ("images", "labels", "indices"))
+    )
+    model, optimizer = train_resnet.build(setting(lr=0.002), small.scale)
+    list(common.fit(model, optimizer, part, small.val, epochs=15, batch_size=16, seed=0))
+    loss, predictions = common.evaluate(model, part)
+    assert predictions.equal(part.labels)
+    assert loss < 0.1
+
+
+def test_losses_and_accuracies_are_means_over_images(small):
+    model = linear_model()
+    loss, predictions = common.evaluate(model, small.test)
+    logits = model(small.test.images)
+    assert loss == pytest.approx(F.cross_entropy(logits, small.test.labels).item(), rel=1e-5)
+    assert predictions.equal(logits.argmax(1))
+    frozen = torch.optim.SGD(model.parameters(), 0.0)
+    (epoch,) = common.fit(model, frozen, small.train, small.val, epochs=1, batch_size=16, seed=0)
+    loss, predictions = common.evaluate(model, small.train)
+    assert epoch.train_loss == pytest.approx(loss, rel=1e-5)
+    assert epoch.train_accuracy == pytest.approx(common.accuracy(predictions, small.train.labels))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_amp_stays_close_to_float32(digits, precision):
+    """fp16 goes through a working GradScaler, bf16 through one that does nothing."""
+    last = []
+    for kind in (torch.float32, precision):
+        model = linear_model(digits.scale, kind)
+        assert common.make_scaler(model).is_enabled() == (kind == torch.float16)
+        optimizer = train_resnet.OPTIMIZERS["sgd"](model.parameters(), 0.01, 0.9)
+        *_, epoch = common.fit(
+            model, optimizer, digits.train, digits.val, epochs=2, batch_size=32, seed=0
+        )
+        last.append(epoch)
+    assert last[1].train_loss == pytest.approx(last[0].train_loss, rel=0.02)
+    assert last[1].val_accuracy == pytest.approx(last[0].val_accuracy, abs=0.02)
+
+
+def test_resnet_in_bfloat16_gives_nearly_the_float32_logits(small):
+    model, _ = train_resnet.build(setting(), small.scale)
+    exact = model(small.train.images)
+    model.precision = torch.bfloat16
+    torch.testing.assert_close(model(small.train.images), exact, rtol=0.05, atol=0.25)
+
+
+def test_nested_epochs_are_separate_runs(small):
+    """--epochs 1 3 trains once and gives the rows of two trainings."""
+    both = list(train_resnet.train(setting(), [1, 3], small))
+    (short,) = train_resnet.train(setting(), [1], small)
+    (long,) = train_resnet.train(setting(), [3], small)
+    for ours, alone in zip(both, (short, long), strict=True):
+        for name in ("epochs", "weights_sha256", "test_accuracy", "val_accuracy"):
+            assert ours[name] == alone[name]
+    assert both[0]["train_time_ms"] < both[1]["train_time_ms"]
+    assert [len(json.loads(row["history"])) for row in both] == [1, 3]
+
+
+def test_weights_depend_on_the_seed_alone(small):
+    first, again, other = (
+        next(train_resnet.train(setting(seed=seed), [1], small))["weights_sha256"]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_initial_weights_are_torchvisions(small):
+    """All but the stem are those that torchvision draws, whatever was drawn before."""
+    torch.rand(3)
+    ours = train_resnet.build_network("resnet18", seed=5).state_dict()
+    torch.manual_seed(5)
+    theirs = torchvision.models.resnet18(weights=None, num_classes=10).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours if name != "conv1.weight")
+    assert ours["conv1.weight"].shape == (64, 1, 7, 7)
+    assert ours["conv1.weight"].std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters"),
+    [("resnet18", 11_175_370), ("resnet34", 21_283_530), ("resnet50", 23_522_250)],
+)
+def test_networks_have_the_published_number_of_parameters(arch, parameters):
+    network = train_resnet.build_network(arch, seed=0)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+def test_a_diverging_run_raises(small):
+    model, optimizer = train_resnet.build(setting(lr=1e20), small.scale)
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch"):
+        list(common.fit(model, optimizer, small.train, small.val, epochs=3, batch_size=16, seed=0))
+
+
+def test_precision_follows_the_device_and_is_explained(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert common.pick_precision(cpu, True) == (torch.bfloat16, "CPU with AMX")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert common.pick_precision(cpu, True)[0] == torch.float32
+    native = {}
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or native["bf16"],
+    )
+    for native["bf16"], expected in ((True, torch.bfloat16), (False, torch.float16)):
+        assert common.pick_precision(cuda, True)[0] == expected
+    assert common.pick_precision(cuda, False) == (torch.float32, "--no-amp")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_pinned_and_pageable_batches_are_equal(small):
+    device, indices = torch.device("cuda"), torch.arange(16)
+    pinned, pageable = (
+        common.load_batch(small.train, indices, device, pin_memory=pin) for pin in (True, False)
+    )
+    assert all(map(torch.equal, pinned, pageable))
