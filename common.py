@@ -32,6 +32,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 from tqdm import tqdm
 
 CLASSES = 10
+SIZE = 28  # of an image's side
 EVAL_BATCH = 1000
 WARMUP_STEPS = 3
 
@@ -71,7 +72,8 @@ def read_official(dataset_class, digest: str, data_dir: Path) -> tuple[Tensor, T
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # The lock keeps a second process from reading files that the first still unpacks.
-        with locked(raw), contextlib.redirect_stdout(io.StringIO()):
+        lock = locked(raw) if os.access(raw, os.W_OK) else contextlib.nullcontext()
+        with lock, contextlib.redirect_stdout(io.StringIO()):
             parts = [dataset_class(data_dir, train=train, download=True) for train in (True, False)]
         images = torch.cat([part.data for part in parts])
         labels = torch.cat([part.targets for part in parts])
@@ -81,8 +83,9 @@ def read_official(dataset_class, digest: str, data_dir: Path) -> tuple[Tensor, T
     except Exception as error:  # torchvision raises anything from AssertionError to zlib.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fail(
-            f"cannot load {dataset_class.__name__} from {raw}: {reason} (it needs the network once,"
-            " or the four *-ubyte.gz files in that folder, writable; or use --dataset digits)"
+            f"cannot load {dataset_class.__name__} from {raw}: {reason.rstrip(': ')} (it needs the"
+            " network once, or the four *-ubyte.gz files, whole, in that folder, writable;"
+            " or use --dataset digits)"
         )
     return images, labels
 
@@ -91,7 +94,7 @@ def read_digits(data_dir: Path) -> tuple[Tensor, Tensor]:
     """scikit-learn's bundled 1,797 digits, 8x8 with values 0..16, enlarged to 28x28."""
     digits = load_digits()
     small = torch.from_numpy(digits.images).unsqueeze(1).float() * (255 / 16)
-    large = F.interpolate(small, size=28, mode="bilinear").squeeze(1)
+    large = F.interpolate(small, size=SIZE, mode="bilinear").squeeze(1)
     return large.round().to(torch.uint8), torch.from_numpy(digits.target).long()
 
 
@@ -191,7 +194,9 @@ def pick_precision(device: torch.device, amp: bool) -> tuple[torch.dtype, str]:
     if device.type == "cpu":
         if torch.cpu._is_amx_tile_supported():
             return torch.bfloat16, "CPU with AMX"
-        return torch.float32, "CPU without AMX"
+        if torch.cpu._is_avx512_bf16_supported():
+            return torch.bfloat16, "CPU with AVX512_BF16"
+        return torch.float32, "CPU without bf16 instructions"
     return torch.float32, f"AMP is not used on {device.type}"
 
 
@@ -344,9 +349,11 @@ def fit(
             label=f"{label} epoch {number}/{epochs}",
         )  # fmt: skip
         train_time_ms = 1e3 * (clock(device) - start)
-        if not math.isfinite(train_loss):
-            raise FloatingPointError(f"training loss is {train_loss} in epoch {number}")
         val_loss, predictions = evaluate(model, val)
+        if not math.isfinite(train_loss + val_loss):
+            raise FloatingPointError(
+                f"epoch {number}: training loss is {train_loss}, validation loss {val_loss}"
+            )
         val_accuracy = accuracy(predictions, val.labels)
         yield Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, train_time_ms)
 
@@ -358,7 +365,7 @@ def time_steps(
     the mean ms of a step. Trains the model it is given: pass one to throw away."""
     device, scaler = device_of(model), make_scaler(model)
     part = Part(
-        torch.randint(256, (batch_size, 28, 28), dtype=torch.uint8),
+        torch.randint(256, (batch_size, SIZE, SIZE), dtype=torch.uint8),
         torch.randint(CLASSES, (batch_size,)),
         torch.arange(batch_size),
     )
@@ -413,13 +420,10 @@ def code_commit() -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Hold a folder's exclusive lock. It is on the folder itself, so no lock file is left."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    """Hold a folder's lock, which is on its file .lock: NFS cannot lock a folder."""
+    with (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -450,6 +454,7 @@ def row_key(row: dict, key: tuple[str, ...]) -> tuple[str, ...]:
 
 def load_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """All rows of a CSV file, none if it is absent. Exits 2 if its columns are not these."""
+    csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
         with path.open(newline="") as file:
             header, *lines = list(csv.reader(file, strict=True)) or [list(columns)]
@@ -511,12 +516,14 @@ def run_jobs(
     """Run what is not in the file yet (or list it, with --dry-run); returns the exit code.
 
     again(row) tells that a row is to be run although it is there."""
-    done = {row_key(row, key) for row in load_rows(path, columns) if row["status"] == "ok"}
 
-    def wanted(row: dict) -> bool:
-        return args.force or again(row) or row_key(row, key) not in done
+    def rows_left(job: Job) -> list[dict]:
+        done = {row_key(row, key) for row in load_rows(path, columns) if row["status"] == "ok"}
+        return [
+            row for row in job.rows if args.force or again(row) or row_key(row, key) not in done
+        ]
 
-    work = [(job, list(filter(wanted, job.rows))) for job in jobs]
+    work = [(job, rows_left(job)) for job in jobs]
     total, n_left = sum(len(job.rows) for job in jobs), sum(len(left) for _, left in work)
     say(f"{total} rows asked for, {total - n_left} are in {path}, {n_left} to run")
     if args.dry_run:
@@ -526,9 +533,9 @@ def run_jobs(
     code_commit()  # now, before anyone edits the code that runs
     torch.backends.cudnn.deterministic = True  # the same bits in every run
     failed, todo = 0, [(job, left) for job, left in work if left]
-    for number, (job, left) in enumerate(todo, 1):
+    for number, (job, _) in enumerate(todo, 1):
         say(f"[{number}/{len(todo)}] {job.name}")
-        for row in run_job(job, left, key):
+        for row in run_job(job, rows_left(job), key):  # another process may have run some
             save_row(path, row, columns, key)
             failed += row["status"] not in ("ok", "skipped")
             say(summary(row) if row["status"] == "ok" else f"{row['status']}: {row['reason']}")
@@ -540,6 +547,8 @@ def run_jobs(
 def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict]:
     """Yield the rows that are left, completed; what fails becomes rows with status and reason."""
     left = {row_key(row, key): row for row in left}
+    if not left:
+        return
     failure = {}
     try:
         for row in job.run(list(left.values())):
@@ -547,7 +556,9 @@ def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict]:
             yield {"status": "ok"} | row | environment(row["device"])
     except FloatingPointError as error:
         failure = {"status": "diverged", "reason": str(error)}
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error):  # on a CPU PyTorch has no class of its own for it
+            raise
         failure = {"status": "out_of_memory", "reason": str(error).splitlines()[0]}
     for row in left.values():
         yield row | failure | environment(row["device"])
@@ -621,7 +632,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     """Parse the flags, and refuse a --limit that a data set does not have."""
     args = parser.parse_args(argv)
     for name in args.dataset:
-        if args.limit is not None and args.limit >= DATASETS[name].size:
+        if args.limit is not None and args.limit > DATASETS[name].size - CLASSES:
             fail(f"--limit {args.limit}: {name} has {DATASETS[name].size} images; leave it out")
     return args
 
@@ -654,5 +665,7 @@ def run_main(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted: finished rows are kept; run it again to go on", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os._exit(1)
     except OSError as error:
         fail(f"{error}; finished rows are kept")

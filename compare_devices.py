@@ -34,14 +34,19 @@ COLUMNS = (
     "n_train", "n_val", "n_test", "split_id", "val_accuracy", "test_accuracy",
     "train_time_ms", "predict_time_ms", "warmup_time_ms",
     "windows", "step_ms", "step_ms_min", "step_ms_max", "images_per_second", "peak_memory_mib",
-    "parameters", "forward_macs", "forward_flops", "training_flops", "achieved_flops_per_second",
-    "weights_sha256", *common.ENVIRONMENT,
+    "parameters", "live_parameters", "forward_macs", "forward_flops", "training_flops",
+    "achieved_flops_per_second", "weights_sha256", *common.ENVIRONMENT,
 )  # fmt: skip
+
+
+def parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @cache
 def costs(arch: str) -> dict[str, int]:
-    """Parameters of the untouched network, and its MACs and FLOPs for one 1x28x28 image."""
+    """Parameters of the untouched network, those that ever meet a pixel, and its MACs and FLOPs for
+    one 1x28x28 image."""
     with torch.device("meta"):
         network = train_resnet.build_network(arch, seed=0)
         images, labels = torch.empty(2, 1, 28, 28), torch.empty(2, dtype=torch.long)
@@ -51,7 +56,8 @@ def costs(arch: str) -> dict[str, int]:
         loss.backward()
     flops = forward.get_total_flops() // 2  # of two images: BatchNorm cannot train on one
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": parameters(network),
+        "live_parameters": parameters(train_resnet.specialise(network)),
         "forward_macs": flops // 2,
         "forward_flops": flops,
         "training_flops": flops + backward.get_total_flops() // 2,

@@ -11,8 +11,8 @@ import argparse
 import csv
 import math
 import os
+import shutil
 import sys
-import tempfile
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -24,16 +24,27 @@ DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
 GRID = tuple(product((16.0, 32.0), OPTIMIZERS, (1e-3, 1e-4)))  # the lines of the ResNet tables
 SVM = ("kernel", "C", "gamma", "degree", "coef0")
 TRAINING = ("batch_size", "optimizer", "lr", "momentum", "epochs", "pin_memory")
-SETUP = ("limit", "train_size", "device", "precision", "solver")  # rows of two are not mixed
+# Rows that differ in one of these are never put into one table.
+SETUP = (
+    "limit",
+    "train_size",
+    "fixed_split",
+    "amp",
+    "device",
+    "device_name",
+    "precision",
+    "solver",
+)
+WORK = ("limit", "batch_size", "lr", "epochs", "amp", "fixed_split")  # of a device table
 MISSING = "not measured"
 ACCURACY = ("n_train", "n_val", "n_test", "val_accuracy", "test_accuracy", "predict_time_ms")
-WORK = (*ACCURACY, "lr", "batch_size", "epochs", "train_time_ms")
+RESNET = (*ACCURACY, "lr", "batch_size", "epochs", "train_time_ms")
 NUMBERS = {  # the columns of each file that must be numbers in a finished row
-    "resnet": WORK,
+    "resnet": RESNET,
     "svm": (*ACCURACY, "C", "fit_time_ms", "support_vectors"),
     "devices": (
-        *WORK, "step_ms", "step_ms_min", "step_ms_max", "images_per_second", "peak_memory_mib",
-        "parameters", "forward_macs", "forward_flops", "training_flops",
+        *RESNET, "step_ms", "step_ms_min", "step_ms_max", "images_per_second", "peak_memory_mib",
+        "parameters", "live_parameters", "forward_macs", "forward_flops", "training_flops",
         "achieved_flops_per_second",
     ),
 }  # fmt: skip
@@ -52,6 +63,7 @@ def fail(message: str):
 def read_rows(folder: Path, name: str) -> list[dict]:
     """The rows of a file, with numbers as float; none if it is absent. Exits 2 if it is broken."""
     path = folder / f"{name}.csv"
+    csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
         with path.open(newline="") as file:
             return [parse_row(row, NUMBERS[name]) for row in csv.DictReader(file, strict=True)]
@@ -79,6 +91,8 @@ def parse_row(row: dict[str, str], numbers: tuple[str, ...]) -> dict:
             row[name] = float(row[name])
             if not math.isfinite(row[name]):
                 raise ValueError(f"{name} is not finite")
+    # Seeds that share one split show less than those that each draw their own.
+    row["fixed_split"] = row["split_seed"] if row["split_seed"] != row["seed"] else ""
     return row
 
 
@@ -109,25 +123,27 @@ def groups(rows: list[dict], names: tuple[str, ...]) -> dict[tuple, list[dict]]:
 
 
 def one_setup(rows: list[dict]) -> list[dict]:
-    """The rows of one device, precision, size and solver: whole data sets before trials, then the
-    setup with most rows."""
+    """The rows of one setup, failed ones too: whole data sets before trials, seeds with splits of
+    their own before one split, then the setup with most finished rows."""
 
     def rank(setup: tuple) -> tuple[bool, int]:
-        limit, train_size, *_ = setup
-        return not limit and not train_size, len(by_setup[setup])
+        return not any(setup[:3]), len(finished(by_setup[setup]))
 
     by_setup = groups(rows, SETUP)
     return by_setup[max(by_setup, key=rank)] if rows else []
 
 
 def best_group(rows: list[dict], names: tuple[str, ...]) -> list[dict]:
-    """Of the settings with most seeds the rows of the one with the best mean validation accuracy;
-    of equal ones the first."""
+    """The rows of the setting with the best mean validation accuracy over the seeds that all
+    settings have (over each one's own if they share none); of equal ones the first."""
+    candidates = groups(rows, names).values()
+    seeds = [{row["seed"] for row in group} for group in candidates]
+    shared = set.intersection(*seeds) if seeds else set()
 
-    def rank(group: list[dict]) -> tuple[int, float]:
-        return len(group), mean(row["val_accuracy"] for row in group)
+    def rank(group: list[dict]) -> float:
+        return mean(row["val_accuracy"] for row in group if not shared or row["seed"] in shared)
 
-    return max(groups(rows, names).values(), key=rank, default=[])
+    return max(candidates, key=rank, default=[])
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -164,10 +180,7 @@ def absent(rows: list[dict]) -> str:
 
 def plain(value) -> str:
     """A factor's value as one types it: 0.001, 16, scale."""
-    try:
-        return f"{float(value):g}"
-    except ValueError:
-        return value
+    return str(value).removesuffix(".0")
 
 
 def listed(rows: list[dict], name: str) -> list[str]:
@@ -203,13 +216,25 @@ def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
     for flag, name in flags.items():
         values = [value for value in listed(rows, name) if value != "n/a"]
         words += [flag, *values] if values else []
+    words += ["--no-amp"] if rows[0].get("amp") == "false" else []
     return f"{note}\n`{' '.join(words)}`"
+
+
+def left_out(rows: list[dict], shown: list[dict]) -> str:
+    """A line on the finished rows that a table does not use."""
+    count = len(finished(rows)) - len(finished(shown))
+    return (
+        f"\n{count} rows of other setups (device, precision, size ...) are not shown."
+        if count
+        else ""
+    )
 
 
 RESNET_FLAGS = {
     "--dataset": "dataset", "--arch": "arch", "--opt": "optimizer", "--lr": "lr",
     "--bs": "batch_size", "--epochs": "epochs", "--pin-memory": "pin_memory",
-    "--device": "device", "--seed": "seed", "--limit": "limit",
+    "--momentum": "momentum", "--device": "device", "--seed": "seed",
+    "--split-seed": "fixed_split", "--limit": "limit",
 }  # fmt: skip
 SVM_FLAGS = {
     "--dataset": "dataset", "--kernel": "kernel", "--C": "C", "--gamma": "gamma",
@@ -231,8 +256,9 @@ def resnet_tables(results: dict[str, list[dict]]) -> str:
     """For each data set a line for each batch size, optimizer and learning rate."""
     parts = []
     for dataset in datasets_of(results["resnet"]):
-        tried = select(results["resnet"], dataset=dataset)
-        rows = one_setup(finished(tried))
+        every = select(results["resnet"], dataset=dataset)
+        tried = one_setup(every)
+        rows = finished(tried)
         archs = [arch for arch in ARCHITECTURES if arch != "resnet34" or select(rows, arch=arch)]
         extra = set(groups(rows, TRAINING[:3])) - set(GRID)
         lines = []
@@ -250,7 +276,7 @@ def resnet_tables(results: dict[str, list[dict]]) -> str:
             f"**{DATASETS[dataset]}, ResNets: test accuracy, in parentheses the number of epochs,"
             " chosen on validation**",
             render(header, lines),
-            caption(rows, "train_resnet.py", RESNET_FLAGS),
+            caption(rows, "train_resnet.py", RESNET_FLAGS) + left_out(every, tried),
         ]
     return "\n\n".join(parts)
 
@@ -264,7 +290,8 @@ def svm_tables(results: dict[str, list[dict]]) -> str:
     """For each data set all SVMs, then a line for each data set's best."""
     parts, best_lines = [], []
     for dataset in datasets_of(results["svm"]):
-        rows = one_setup(finished(select(results["svm"], dataset=dataset)))
+        every = select(results["svm"], dataset=dataset)
+        rows = finished(one_setup(every))
         by_setting = groups(rows, SVM)
         lines = [
             [*map(plain, setting), *svm_figures(by_setting[setting])]
@@ -275,7 +302,7 @@ def svm_tables(results: dict[str, list[dict]]) -> str:
         parts += [
             f"**{DATASETS[dataset]}, SVMs: test accuracy and times**",
             render(header, lines or [[MISSING] * len(header)]),
-            caption(rows, "train_svm.py", SVM_FLAGS),
+            caption(rows, "train_svm.py", SVM_FLAGS) + left_out(every, rows),
         ]
         best = best_group(rows, SVM)
         cells = [describe_svm(best), *svm_figures(best)[:3]] if best else [MISSING] * 4
@@ -314,8 +341,8 @@ def best_table(results: dict[str, list[dict]]) -> str:
     for dataset in datasets:
         name = DATASETS[dataset]
         header += [f"{name}: setting", "accuracy (%)", "training time (ms)"]
-        svms = one_setup(finished(select(results["svm"], dataset=dataset)))
-        resnets = one_setup(finished(select(results["resnet"], dataset=dataset)))
+        svms = finished(one_setup(select(results["svm"], dataset=dataset)))
+        resnets = finished(one_setup(select(results["resnet"], dataset=dataset)))
         found = [(best_group(svms, SVM), describe_svm, "fit_time_ms")] + [
             (best_group(select(resnets, arch=arch), TRAINING), describe_resnet, "train_time_ms")
             for arch in archs
@@ -332,33 +359,37 @@ def best_table(results: dict[str, list[dict]]) -> str:
 
 
 def device_tables(results: dict[str, list[dict]]) -> str:
-    """CPU against GPU: accuracy, time and FLOPs, then the details of each row."""
-    names = ("limit", "dataset", "batch_size", "lr", "epochs", "seed")
-    by_work = groups(results["devices"], names)
+    """For each data set CPU against GPU: accuracy, time and FLOPs, then the details."""
+    every = results["devices"]
+    datasets = datasets_of(every) if every else ["fashion"]
+    return "\n\n".join(device_table(select(every, dataset=name), name) for name in datasets)
+
+
+def device_table(every: list[dict], dataset: str) -> str:
+    """The work (size, batch size, learning rate, epochs) that most rows have done, by device."""
+    by_work = groups(every, WORK)
     tried = max(by_work.values(), key=lambda rows: (not rows[0]["limit"], len(rows)), default=[])
     rows = finished(tried)
     devices = [device for device in DEVICES if device != "mps" or select(rows, device=device)]
-    header, lines = ["Device", "Optimizer"], []
+    header, lines, details = ["Device", "Optimizer"], [], []
     for name in ARCHITECTURES.values():
         header += [f"{name} accuracy (%)", "training time (ms)", "FLOPs"]
     for device, optimizer in product(devices, OPTIMIZERS):
         line = [DEVICES[device], OPTIMIZERS[optimizer]]
         for arch in ARCHITECTURES:
             factors = {"device": device, "optimizer": optimizer, "arch": arch}
-            if cell := select(rows, **factors):
+            cell = best_group(select(rows, **factors), ("device_name", "precision", "momentum"))
+            if cell:
                 flops = average(cell, "training_flops", 1e6, ",.1f")
                 line += [percent(cell), average(cell, "train_time_ms"), f"{flops} M"]
+                details.append(device_details(cell))
             else:
                 line += [absent(select(tried, **factors))] * 3
         lines.append(line)
-    title = "**CPU and GPU**"
+    title = f"**{DATASETS[dataset]}, CPU and GPU"
     if rows:
-        row = rows[0]
-        title = (
-            f"**{DATASETS[row['dataset']]}, CPU and GPU: batch size {plain(row['batch_size'])},"
-            f" lr {plain(row['lr'])}, epochs {plain(row['epochs'])}**"
-        )
-    flags = {flag: name for flag, name in RESNET_FLAGS.items() if flag != "--pin-memory"}
+        title += f": batch size {plain(rows[0]['batch_size'])}, lr {plain(rows[0]['lr'])}"
+        title += f", epochs {plain(rows[0]['epochs'])}"
     note = (
         "FLOPs are those of training on one 1x28x28 image, forward and backward, 2 for each"
         " multiply-accumulate, counted on torchvision's network."
@@ -366,31 +397,37 @@ def device_tables(results: dict[str, list[dict]]) -> str:
     for device in devices:
         reasons = {row["reason"] for row in select(tried, device=device, status="skipped")}
         note += "".join(f" {DEVICES[device]} not measured: {reason}." for reason in reasons)
-    parts = [title, render(header, lines), note, caption(rows, "compare_devices.py", flags)]
-    return "\n\n".join([*parts, device_details(rows)] if rows else parts)
+    flags = {flag: name for flag, name in RESNET_FLAGS.items() if flag != "--pin-memory"}
+    note += "\n\n" + caption(rows, "compare_devices.py", flags) + left_out(every, tried)
+    parts = [f"{title}**", render(header, lines), note]
+    return "\n\n".join([*parts, render(DETAILS, details)] if details else parts)
 
 
-def device_details(rows: list[dict]) -> str:
-    header = ["Device", "Network", "Optimizer", "Step (ms), median", "min - max", "Images/s",
-              "Achieved GFLOP/s", "Peak memory (MiB)", "Parameters", "Forward MACs (M)",
-              "Forward FLOPs (M)"]  # fmt: skip
-    lines = [
-        [
-            DEVICES[row["device"]],
-            ARCHITECTURES[row["arch"]],
-            OPTIMIZERS[row["optimizer"]],
-            f"{row['step_ms']:.2f}",
-            f"{row['step_ms_min']:.2f} - {row['step_ms_max']:.2f}",
-            f"{row['images_per_second']:,.0f}",
-            f"{row['achieved_flops_per_second'] / 1e9:,.1f}",
-            f"{row['peak_memory_mib']:,.0f}",
-            f"{row['parameters']:,.0f}",
-            f"{row['forward_macs'] / 1e6:,.1f}",
-            f"{row['forward_flops'] / 1e6:,.1f}",
-        ]
-        for row in rows
+DETAILS = [
+    "Device", "Network", "Optimizer", "Step (ms), median", "min - max", "Images/s",
+    "Achieved GFLOP/s", "Peak memory (MiB)", "Parameters", "live at 28x28",
+    "Forward MACs (M)", "Forward FLOPs (M)",
+]  # fmt: skip
+
+
+def device_details(rows: list[dict]) -> list[str]:
+    """A line of DETAILS; over seeds the mean, and the whole range of the windows."""
+    row = rows[0]
+    low, high = min(row["step_ms_min"] for row in rows), max(row["step_ms_max"] for row in rows)
+    return [
+        DEVICES[row["device"]],
+        ARCHITECTURES[row["arch"]],
+        OPTIMIZERS[row["optimizer"]],
+        average(rows, "step_ms", 1, ".2f"),
+        f"{low:.2f} - {high:.2f}",
+        average(rows, "images_per_second"),
+        average(rows, "achieved_flops_per_second", 1e9, ",.1f"),
+        average(rows, "peak_memory_mib"),
+        average(rows, "parameters"),
+        f"{row['live_parameters'] / row['parameters']:.0%}",
+        average(rows, "forward_macs", 1e6, ",.1f"),
+        average(rows, "forward_flops", 1e6, ",.1f"),
     ]
-    return render(header, lines)
 
 
 TABLES = {
@@ -418,9 +455,10 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 
 def replace_file(path: Path, text: str) -> None:
     """Write beside the file, then put it in its place."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    shutil.copymode(path, temporary)
+    os.replace(temporary, path)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -443,7 +481,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyError as error:
         fail(f"the rows in {args.results_dir} have no column {error}")
     if not (args.readme or args.check):
-        print("\n\n".join(blocks.values()))
+        print("\n\n".join(blocks.values()), flush=True)
         return 0
     readme = args.readme or Path("README.md")
     try:
@@ -460,4 +498,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os._exit(1)

@@ -106,7 +106,9 @@ def train(setting: Setting, split: common.Split) -> dict:
 
 
 def grid(args) -> list[Setting]:
-    """All SVMs that the flags ask for; each kernel varies only the factors that it has."""
+    """All SVMs that the flags ask for; each kernel varies only the factors that it has. An SVM has
+    no randomness but its split, so its seed is the split's."""
+    seeds = args.seed if args.split_seed is None else [args.split_seed]
     settings = []
     for kernel in dict.fromkeys(args.kernel):
         factors = {name: getattr(args, name) for name in KERNELS[kernel]}
@@ -118,19 +120,20 @@ def grid(args) -> list[Setting]:
                 train_size=args.train_size,
                 solver="sklearn",
                 device="cpu",
-                split_seed=values["seed"] if args.split_seed is None else args.split_seed,
+                split_seed=values["seed"],
             )
-            for values in common.combinations(dataset=args.dataset, seed=args.seed, **factors)
+            for values in common.combinations(dataset=args.dataset, seed=seeds, **factors)
         ]
     return sorted(settings, key=lambda setting: args.dataset.index(setting.dataset))
 
 
 def estimate_seconds(setting: Setting, finished: list[dict[str, str]]) -> float | None:
-    """Median time of finished rows of this kernel, in proportion to the training size squared."""
+    """Median time of this CPU's rows of the kernel, in proportion to the training size squared."""
     rates = [
         (float(row["fit_time_ms"]) + float(row["predict_time_ms"])) / int(row["n_train"]) ** 2
         for row in finished
-        if (row["dataset"], row["kernel"]) == (setting.dataset, setting.kernel)
+        if (row["dataset"], row["kernel"], row["cpu_name"])
+        == (setting.dataset, setting.kernel, common.cpu_name())
     ]
     n_train, _, _ = common.part_sizes(setting.limit or common.DATASETS[setting.dataset].size)
     return median(rates) / 1e3 * (setting.train_size or n_train) ** 2 if rates else None

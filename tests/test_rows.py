@@ -89,7 +89,7 @@ def test_writers_at_the_same_time_lose_and_tear_nothing(tmp_path):
         writer.join()
     names = sorted(row["name"] for row in load(path))
     assert names == sorted(f"{writer}-{number}" for writer in range(4) for number in range(25))
-    assert sorted(os.listdir(tmp_path)) == ["rows.csv"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "rows.csv"]
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
@@ -98,7 +98,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     for attempt in range(10):
         writer = fork.Process(target=write_rows, args=(path, attempt, 10_000))
         writer.start()
-        time.sleep(0.02 + 0.005 * attempt)
+        time.sleep(0.1 + 0.005 * attempt)
         before = len(load(path))
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()

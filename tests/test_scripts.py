@@ -155,6 +155,14 @@ def test_a_saved_model_is_plain_torchvision_and_predicts_what_the_row_says(run, 
         assert (saved["indices"] == split.test.indices.numpy()).all()
 
 
+def test_the_loading_example_of_the_readme_runs(run, tmp_path, capsys):
+    run("train_resnet.py", *SMALL, "--epochs", "2", "--save-model", "models")
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    capsys.readouterr()
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.fullmatch(r"tensor\(\[.*\]\) tensor\(\[.*\]\)\n", capsys.readouterr().out)
+
+
 def test_train_svm_runs_the_24_settings_on_the_split_of_the_resnets(run, tmp_path):
     flags = ["--dataset", "digits", "--limit", "500"]
     assert run("train_svm.py", *flags) == 0
@@ -288,6 +296,8 @@ BAD_FLAGS = [
     ("train_resnet.py", "--lr", "--lr"),
     ("train_resnet.py", "--bs 1", "--bs"),
     ("train_resnet.py", "--bs 16.5", "--bs"),
+    ("train_resnet.py", "--bs 1000000000", "--bs"),
+    ("train_resnet.py", "--dataset digits --limit 1790", "--limit"),
     ("train_resnet.py", "--epochs 0", "--epochs"),
     ("train_resnet.py", "--epochs 3 -5", "--epochs"),
     ("train_resnet.py", "--pin-memory maybe", "--pin-memory"),
@@ -456,9 +466,9 @@ def shown_commands() -> list[str]:
     """Every python command in README, the docstrings and run_all.sh."""
     found = []
     for name in ("README.md", "run_all.sh", *SCRIPTS):
-        text = (ROOT / name).read_text().replace("\\\n", " ").replace('"$python"', "python")
+        text = (ROOT / name).read_text().replace("\\\n", " ").replace("run ", "python ")
         found += re.findall(r"^[ `]*(python \w+\.py[^`\n#|]*)", text, re.MULTILINE)
-    return sorted({re.sub(r'"\$@"|"\$\{common\[@\]\}"|\[.*', "", line).strip() for line in found})
+    return sorted({re.sub(r'"\$\{flags\[@\]\}"|\[.*', "", line).strip() for line in found})
 
 
 @pytest.mark.parametrize("command", shown_commands())

@@ -162,8 +162,15 @@ def test_networks_have_the_published_number_of_parameters(arch, parameters):
 
 def test_a_diverging_run_raises(small):
     model, optimizer = train_resnet.build(setting(lr=1e20), small.scale)
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch"):
+    with pytest.raises(FloatingPointError, match=r"epoch 1: training loss is (nan|inf)"):
         list(common.fit(model, optimizer, small.train, small.val, epochs=3, batch_size=16, seed=0))
+
+
+def test_a_run_that_breaks_in_its_last_step_raises(small):
+    """The only step's loss is still finite; the weights after it are not."""
+    model, optimizer = train_resnet.build(setting(lr=1e38), small.scale)
+    with pytest.raises(FloatingPointError, match="validation loss nan"):
+        list(common.fit(model, optimizer, small.train, small.val, epochs=1, batch_size=70, seed=0))
 
 
 def test_precision_follows_the_device_and_is_explained(monkeypatch):
@@ -171,6 +178,9 @@ def test_precision_follows_the_device_and_is_explained(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert common.pick_precision(cpu, True) == (torch.bfloat16, "CPU with AMX")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert common.pick_precision(cpu, True) == (torch.bfloat16, "CPU with AVX512_BF16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert common.pick_precision(cpu, True)[0] == torch.float32
     native = {}
     monkeypatch.setattr(
