@@ -26,15 +26,8 @@ SVM = ("kernel", "C", "gamma", "degree", "coef0")
 TRAINING = ("batch_size", "optimizer", "lr", "momentum", "epochs", "pin_memory")
 # Rows that differ in one of these are never put into one table.
 SETUP = (
-    "limit",
-    "train_size",
-    "fixed_split",
-    "amp",
-    "device",
-    "device_name",
-    "precision",
-    "solver",
-)
+    "limit", "train_size", "fixed_split", "amp", "device", "device_name", "precision", "solver",
+)  # fmt: skip
 WORK = ("limit", "batch_size", "lr", "epochs", "amp", "fixed_split")  # of a device table
 MISSING = "not measured"
 ACCURACY = ("n_train", "n_val", "n_test", "val_accuracy", "test_accuracy", "predict_time_ms")
@@ -200,10 +193,8 @@ def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
     seeds = listed(rows, "seed")
     if len(seeds) > 1:
         note = f"± is the sample standard deviation over the n = {len(seeds)} seeds"
-        note += (
-            f" {', '.join(seeds)} (which set the split, the initial weights and the batch order);"
-        )
-        note += " brackets: 95 % Wilson interval, where there is one seed only."
+        note += f" {', '.join(seeds)}, which set split, initial weights and batch order; brackets,"
+        note += " where there is one seed only, the 95 % Wilson interval of a single run."
     else:
         note = f"One seed ({seeds[0]}); in brackets the 95 % Wilson interval of a single run."
     for row, *_ in groups(rows, ("n_train", "n_val", "n_test")).values():
@@ -223,11 +214,8 @@ def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
 def left_out(rows: list[dict], shown: list[dict]) -> str:
     """A line on the finished rows that a table does not use."""
     count = len(finished(rows)) - len(finished(shown))
-    return (
-        f"\n{count} rows of other setups (device, precision, size ...) are not shown."
-        if count
-        else ""
-    )
+    line = f"\n{count} rows of other setups (device, precision, size ...) are not shown."
+    return line if count else ""
 
 
 RESNET_FLAGS = {
@@ -247,7 +235,7 @@ SVM_FLAGS = {
 
 
 def datasets_of(rows: list[dict]) -> list[str]:
-    """The data sets that there are rows of; without any, those of the assignment."""
+    """The data sets that there are rows of; without any, mnist and fashion."""
     found = {row["dataset"] for row in rows}
     return [name for name in DATASETS if name in found] or ["mnist", "fashion"]
 

@@ -18,12 +18,20 @@ esac || {
     exit 2
 }
 
-has_packages() { "$1" -c 'import torch, torchvision, sklearn, numpy, tqdm' 2>/dev/null; }
+has_packages() {
+    "$1" -c 'import sys, torch, torchvision, sklearn, numpy, tqdm
+assert sys.version_info >= (3, 11) and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
+' 2>/dev/null
+}
 python=.venv/bin/python
 if ! has_packages "$python"; then
     if has_packages python3; then
         python=python3
     else
+        python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+            echo "error: python3 is missing or older than 3.11; put a newer one on PATH" >&2
+            exit 2
+        }
         echo "setting up .venv with the packages of requirements.txt" >&2
         python3 -m venv .venv
         "$python" -m pip install --quiet --requirement requirements.txt >&2
