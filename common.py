@@ -1,11 +1,13 @@
 """What the scripts share: data and its split, device and precision, the training loop, rows."""
 
 import argparse
+import base64
 import contextlib
 import csv
 import fcntl
 import hashlib
 import io
+import json
 import math
 import os
 import platform
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -329,6 +332,19 @@ def evaluate(model, part: Part) -> tuple[float, Tensor]:
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Fraction of equal entries."""
     return (predictions == labels).double().mean().item()
+
+
+def outcome(predictions: Tensor, labels: Tensor) -> dict:
+    """What a row keeps of the test part: the accuracy, the images in each class, and all errors as
+    packed text. Its bytes, one for an image, are 0 where the prediction is right, else
+    1 + 10 * label + prediction."""
+    wrong = predictions != labels
+    codes = torch.where(wrong, 1 + CLASSES * labels + predictions, 0).to(torch.uint8)
+    return {
+        "test_accuracy": accuracy(predictions, labels),
+        "test_classes": json.dumps(labels.bincount(minlength=CLASSES).tolist()),
+        "test_errors": base64.b64encode(zlib.compress(codes.numpy().tobytes(), 9)).decode(),
+    }
 
 
 def fit(

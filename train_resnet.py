@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,7 +68,8 @@ KEY = (*(field.name for field in fields(Setting)), "epochs")
 COLUMNS = (
     "status", "reason", *KEY, "n_train", "n_val", "n_test", "split_id",
     "val_accuracy", "test_accuracy", "train_time_ms", "predict_time_ms",
-    "warmup_time_ms", "history", "weights_sha256", "precision_reason", *common.ENVIRONMENT,
+    "warmup_time_ms", "weights_sha256", "precision_reason", "history",
+    "test_classes", "test_errors", *common.ENVIRONMENT,
 )  # fmt: skip
 
 
@@ -182,14 +182,14 @@ def train(
         predict_time_ms = 1e3 * (common.clock(device) - start)
         row = asdict(setting) | {"epochs": epoch.number}
         if save_dir is not None:
-            save_model(model_path(save_dir, row), model.network, predictions, split.test)
+            save_model(model_path(save_dir, row), model.network)
         yield row | {
             "n_train": len(split.train.labels),
             "n_val": len(split.val.labels),
             "n_test": len(split.test.labels),
             "split_id": split.split_id,
             "val_accuracy": epoch.val_accuracy,
-            "test_accuracy": common.accuracy(predictions, split.test.labels),
+            **common.outcome(predictions, split.test.labels),
             "train_time_ms": sum(past.train_time_ms for past in history),
             "predict_time_ms": predict_time_ms,
             "warmup_time_ms": warmup_time_ms,
@@ -210,24 +210,17 @@ def describe(epoch: common.Epoch, of: int) -> str:
 
 
 def model_path(folder: Path, row: dict) -> Path:
-    """Where --save-model puts a row's weights; the test predictions lie beside it as .npz."""
+    """Where --save-model puts a row's weights."""
     return folder / ("-".join(filter(None, common.row_key(row, KEY))).replace("/", "_") + ".pt")
 
 
-def save_model(path: Path, network: nn.Module, predictions, test: common.Part) -> None:
-    """Write weights that a plain torchvision network loads, and the predictions on test images."""
-    weights, arrays = io.BytesIO(), io.BytesIO()
+def save_model(path: Path, network: nn.Module) -> None:
+    """Write weights that a plain torchvision network loads."""
+    weights = io.BytesIO()
     torch.save(
         {name: value.cpu().contiguous() for name, value in network.state_dict().items()}, weights
     )
-    np.savez_compressed(
-        arrays,
-        indices=test.indices.numpy().astype(np.int32),
-        labels=test.labels.numpy().astype(np.uint8),
-        predictions=predictions.numpy().astype(np.uint8),
-    )
     with common.locked(path.parent):
-        common.write_file(path.with_suffix(".npz"), arrays.getvalue())
         common.write_file(path, weights.getvalue())
 
 
@@ -295,7 +288,7 @@ def parse_args(argv: list[str] | None = None):
                         help="a factor too: copy batches to a GPU from page-locked memory")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     parser.add_argument("--save-model", type=Path, metavar="DIR",
-                        help="write weights (.pt) and test predictions (.npz) of each row")
+                        help="write the weights of each row")
     # fmt: on
     return common.parse(parser, argv)
 

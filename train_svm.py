@@ -48,7 +48,7 @@ KEY = tuple(field.name for field in fields(Setting))
 COLUMNS = (
     "status", "reason", *KEY, "n_train", "n_val", "n_test", "split_id", "gamma_value",
     "val_accuracy", "test_accuracy", "support_vectors", "iterations", "fit_time_ms",
-    "predict_time_ms", *common.ENVIRONMENT,
+    "predict_time_ms", "test_classes", "test_errors", *common.ENVIRONMENT,
 )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def train(setting: Setting, split: common.Split) -> dict:
         "split_id": split.split_id,
         "gamma_value": float(svm._gamma),
         "val_accuracy": svm.score(pixels(split.val), split.val.labels.numpy()),
-        "test_accuracy": common.accuracy(torch.from_numpy(predictions), split.test.labels),
+        **common.outcome(torch.from_numpy(predictions), split.test.labels),
         "support_vectors": int(svm.n_support_.sum()),
         "iterations": int(svm.n_iter_.sum()),
         "fit_time_ms": 1e3 * (fitted - start),
