@@ -185,18 +185,36 @@ def test_train_svm_runs_the_24_settings_on_the_split_of_the_resnets(run, tmp_pat
     assert max(float(row["test_accuracy"]) for row in rows) > 0.9
 
 
-def test_svm_rows_are_what_scikit_learn_gives(run, tmp_path):
+@pytest.mark.parametrize("solver", train_svm.SOLVERS)
+def test_svm_rows_are_what_scikit_learn_gives(run, tmp_path, solver):
     from sklearn.svm import SVC
 
-    run("train_svm.py", *SMALL, "--kernel", "poly", "--C", "2", "--gamma", "scale", "--degree", "2")
+    factors = ["--kernel", "poly", "--C", "2", "--gamma", "scale", "--degree", "2"]
+    run("train_svm.py", *SMALL, *factors, "--solver", solver)
     (row,) = read(tmp_path / "results/svm.csv")
     split = common.load_split("digits", Path("data"), split_seed=0, limit=100)
     x, y = split.train.images.flatten(1).numpy() / 255, split.train.labels.numpy()
     svm = SVC(kernel="poly", C=2, degree=2, coef0=1).fit(x, y)
     expected = svm.score(split.test.images.flatten(1).numpy() / 255, split.test.labels.numpy())
+    assert row["solver"] == solver
     assert float(row["test_accuracy"]) == pytest.approx(expected, abs=1e-12)
-    assert int(row["support_vectors"]) == svm.n_support_.sum()
+    assert int(row["support_vectors"]) == pytest.approx(svm.n_support_.sum(), abs=1)
     assert float(row["gamma_value"]) == pytest.approx(1 / (784 * x.var()))
+    assert (float(row["shared_time_ms"]) > 0) == (solver == "gram")
+
+
+def test_products_are_computed_once_for_all_settings_and_never_beyond_the_memory_limit(
+    run, tmp_path, capsys
+):
+    assert run("train_svm.py", *SMALL, "--kernel", "rbf") == 0
+    rows = read(tmp_path / "results/svm.csv")
+    assert len({row["shared_time_ms"] for row in rows}) == 1
+    assert capsys.readouterr().out.count("GiB, stored") == 1
+    flags = [*SMALL, "--kernel", "rbf", "--memory-limit", "0", "--results-dir", "small"]
+    assert run("train_svm.py", *flags) == 0
+    assert "computed in parts" in capsys.readouterr().out
+    for row, other in zip(rows, read(tmp_path / "small/svm.csv"), strict=True):
+        assert row["test_errors"] == other["test_errors"]
 
 
 def test_train_size_is_recorded_and_is_a_setting_of_its_own(run, tmp_path):
@@ -325,6 +343,9 @@ BAD_FLAGS = [
     ("train_svm.py", "--kernel linear", "--kernel"),
     ("train_svm.py", "--train-size 5", "--train-size"),
     ("train_svm.py", "--dataset digits --train-size 1258", "--train-size"),
+    ("train_svm.py", "--solver libsvm", "--solver"),
+    ("train_svm.py", "--memory-limit -1", "--memory-limit"),
+    ("train_svm.py", "--solver sklearn --device cuda", "--solver"),
     ("compare_devices.py", "--device auto", "--device"),
     ("compare_devices.py", "--repeats 0", "--repeats"),
     ("make_tables.py", "--format html", "--format"),
