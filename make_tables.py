@@ -1,18 +1,27 @@
-"""Turn the rows in results/ into markdown tables, print them, or write them into README.md.
+"""Turn the rows in results/ into markdown tables, charts and verdicts.
 
-    python make_tables.py                      # to stdout, for pasting
-    python make_tables.py --readme README.md   # in place of what is between its markers
-    python make_tables.py --check              # exit 1 if README.md is not what the rows give
+    python make_tables.py                      # all of it to stdout, for pasting
+    python make_tables.py --readme README.md   # into its markers, and into results/README.md
+    python make_tables.py --check              # exit 1 if the two are not what the rows give
+    python make_tables.py --table verdicts     # one of them
 
-A choice among runs (epochs, hyperparameters, the best model) is made on validation accuracy alone.
+A choice among runs (epochs, hyperparameters, the best model) is made on validation accuracy alone;
+what was chosen is compared on test images. A difference inside its uncertainty is a tie.
 """
 
 import argparse
+import base64
 import csv
+import hashlib
+import json
 import math
 import os
 import shutil
 import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,15 +30,24 @@ DATASETS = {"mnist": "MNIST", "fashion": "FashionMNIST", "digits": "digits"}
 ARCHITECTURES = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50"}
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
+MODELS = ("SVM", *ARCHITECTURES.values())
+COMPARED = ("SVM", "ResNet-18", "ResNet-50")  # the models and data sets of the claims
+CLAIMED = ("mnist", "fashion")
+CLOTHES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
 GRID = tuple(product((16.0, 32.0), OPTIMIZERS, (1e-3, 1e-4)))  # the lines of the ResNet tables
 SVM = ("kernel", "C", "gamma", "degree", "coef0")
-TRAINING = ("batch_size", "optimizer", "lr", "momentum", "epochs", "pin_memory")
+TRAINING = ("batch_size", "optimizer", "lr", "momentum", "epochs")
 # Rows that differ in one of these are never put into one table.
 SETUP = (
     "limit", "train_size", "fixed_split", "amp", "device", "device_name", "precision", "solver",
 )  # fmt: skip
 WORK = ("limit", "batch_size", "lr", "epochs", "amp", "fixed_split")  # of a device table
+MACHINE = ("device", "device_name", "threads")  # times are compared among rows of one of them
 MISSING = "not measured"
+Results = dict[str, list[dict]]  # the rows of each file
 ACCURACY = ("n_train", "n_val", "n_test", "val_accuracy", "test_accuracy", "predict_time_ms")
 RESNET = (*ACCURACY, "lr", "batch_size", "epochs", "train_time_ms")
 NUMBERS = {  # the columns of each file that must be numbers in a finished row
@@ -42,6 +60,17 @@ NUMBERS = {  # the columns of each file that must be numbers in a finished row
     ),
 }  # fmt: skip
 NAMES = {"dataset": DATASETS, "arch": ARCHITECTURES, "optimizer": OPTIMIZERS, "device": DEVICES}
+CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+# Test accuracy (%) that others report, without augmentation.
+PUBLISHED = {
+    ("mnist", "SVM"): "97.7 - 97.9", ("fashion", "SVM"): "86.3 - 88.3",
+    ("mnist", "ResNet-18"): "98.7 - 99.5", ("fashion", "ResNet-18"): "87 - 93",
+    ("mnist", "ResNet-50"): "98.0 - 99.3", ("fashion", "ResNet-50"): "1 below ResNet-18",
+}  # fmt: skip
+PUBLISHED_SOURCE = (
+    "Published: ResNets without augmentation in public repositories, after 2 to 10 epochs; SVMs are"
+    " scikit-learn's defaults (poly and rbf), trained on the official 60,000 images."
+)
 
 
 def fail(message: str):
@@ -59,34 +88,95 @@ def read_rows(folder: Path, name: str) -> list[dict]:
     csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
         with path.open(newline="") as file:
-            return [parse_row(row, NUMBERS[name]) for row in csv.DictReader(file, strict=True)]
+            rows = [parse_row(row, name) for row in csv.DictReader(file, strict=True)]
     except FileNotFoundError:
         return []
     except KeyError as error:
         fail(f"cannot read {path}: it has no column {error}")
     except (OSError, ValueError, csv.Error) as error:
         fail(f"cannot read {path}: {error}; mend it or use another --results-dir")
+    run = ("dataset", "arch", "pin_memory", "seed", "split_seed", *SETUP, *TRAINING, *SVM)
+    if any(len(alike) > 1 for alike in groups(finished(rows), run).values()):
+        fail(f"{path} holds a run twice; remove one of its rows")
+    return rows
 
 
-def parse_row(row: dict[str, str], numbers: tuple[str, ...]) -> dict:
+def parse_row(row: dict[str, str], file: str) -> dict:
     """Convert numbers, check names, and take from the texts what would break a table."""
     if None in row or None in row.values():
         raise ValueError("a row is torn")
-    row = {
-        name: " ".join(text.replace("|", "/").replace("<", "&lt;").split())
-        for name, text in row.items()
-    }
+    row = {name: harmless(text) for name, text in row.items()}
     for name, known in NAMES.items():
-        if row.get(name) and row[name] not in known:
+        if name in row and row[name] not in known:
             raise ValueError(f"unknown {name} {row[name]!r}")
-    for name in numbers:
-        if row["status"] == "ok" or row[name]:
+    ok = row["status"] == "ok"
+    for name in (*NUMBERS[file], *(["shared_time_ms"] if row.get("shared_time_ms") else [])):
+        if ok or row[name]:
             row[name] = float(row[name])
-            if not math.isfinite(row[name]):
-                raise ValueError(f"{name} is not finite")
+            high = 1 if name.endswith("accuracy") else sys.float_info.max
+            if not (0 <= row[name] <= high and (row[name] > 0 or high == 1)):
+                raise ValueError(f"{name} is {row[name]}")
+    row["model"] = "SVM" if file == "svm" else ARCHITECTURES[row["arch"]]
+    if ok:
+        row["train_ms"] = row["fit_time_ms" if file == "svm" else "train_time_ms"]
+        # The Gram matrix is made once for all SVMs; a single one would have to wait for it too.
+        row["train_ms"] += row.get("shared_time_ms") or 0
+        row |= {"history": read_history(row.get("history")), **read_errors(row)}
     # Seeds that share one split show less than those that each draw their own.
     row["fixed_split"] = row["split_seed"] if row["split_seed"] != row["seed"] else ""
     return row
+
+
+def harmless(text: str) -> str:
+    """A text in one line, without what ends a cell, a code span or a block, or starts a tag."""
+    text = " ".join(text.split())
+    if not text.isprintable():
+        text = "".join(filter(str.isprintable, text))
+    return text.replace("|", "/").replace("`", "'").replace("<", "&lt;")
+
+
+def read_history(text: str | None) -> list[dict[str, float]]:
+    """The figures of each epoch. ValueError if they are none."""
+    try:
+        epochs = [
+            {name: float(epoch[name]) for name in CURVES} for epoch in json.loads(text or "[]")
+        ]
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("history does not hold the figures of each epoch") from None
+    if not all(math.isfinite(value) for epoch in epochs for value in epoch.values()):
+        raise ValueError("history holds a figure that is not finite")
+    return epochs
+
+
+def read_errors(row: dict) -> dict:
+    """What a row keeps of its test images: in codes a byte for each (0: right, else 1 + 10 * label
+    + prediction), the places of the wrong ones, and the images of each class; empty if it keeps
+    nothing. ValueError if it contradicts itself."""
+    if not row.get("test_errors"):
+        return {"codes": b"", "wrong": frozenset(), "classes": []}
+    try:
+        inflate, size = zlib.decompressobj(), int(row["n_test"])
+        codes = inflate.decompress(  # one byte more than is right, however much it packs
+            base64.b64decode(row["test_errors"], validate=True), min(size, 10**6) + 1
+        )
+        classes = json.loads(row["test_classes"])
+        wrong = frozenset(place for place, code in enumerate(codes) if code)
+        labels = Counter((codes[place] - 1) // 10 for place in wrong)
+        right = (
+            inflate.eof
+            and not inflate.unused_data
+            and len(codes) == size == row["n_test"] == sum(classes)
+            and len(classes) == 10
+            and all(type(count) is int and count >= labels[k] for k, count in enumerate(classes))
+            and all((code - 1) // 10 != (code - 1) % 10 for code in codes if code)
+            and max(codes) <= 100
+            and abs(1 - len(wrong) / size - row["test_accuracy"]) < 1e-9
+        )
+    except (ValueError, TypeError, RecursionError, zlib.error):
+        right = False
+    if not right:
+        raise ValueError("test_errors does not agree with test_classes, n_test or test_accuracy")
+    return {"codes": codes, "wrong": wrong, "classes": classes}
 
 
 def finished(rows: list[dict]) -> list[dict]:
@@ -107,7 +197,7 @@ def select(rows: list[dict], **values) -> list[dict]:
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
-def groups(rows: list[dict], names: tuple[str, ...]) -> dict[tuple, list[dict]]:
+def groups(rows: list[dict], names: Iterable[str]) -> dict[tuple, list[dict]]:
     """Rows by their values in some columns; a column that they do not have counts as empty."""
     result = {}
     for row in rows:
@@ -126,20 +216,47 @@ def one_setup(rows: list[dict]) -> list[dict]:
     return by_setup[max(by_setup, key=rank)] if rows else []
 
 
-def best_group(rows: list[dict], names: tuple[str, ...]) -> list[dict]:
-    """The rows of the setting with the best mean validation accuracy over the seeds that all
-    settings have (over each one's own if they share none); of equal ones the first."""
-    candidates = groups(rows, names).values()
-    seeds = [{row["seed"] for row in group} for group in candidates]
+def one_pinning(rows: list[dict]) -> list[dict]:
+    """Of runs that differ in pin_memory alone, and so train the same, the one with it."""
+    rows = sorted(rows, key=lambda row: row["pin_memory"])  # false, n/a, true
+    return [alike[-1] for alike in groups(rows, ("model", *TRAINING, "seed")).values()]
+
+
+def settings(results: Results, dataset: str, *models: str) -> list[list[dict]]:
+    """The finished runs of each setting of these models (of all), one for each seed, in order."""
+    rows = finished(one_setup(select(results["svm"], dataset=dataset)))
+    rows += one_pinning(finished(one_setup(select(results["resnet"], dataset=dataset))))
+    found = groups(rows, ("model", *SVM, *TRAINING))
+    order = sorted(found, key=lambda key: (MODELS.index(key[0]), *map(number_first, key[1:])))
+    return [found[key] for key in order if not models or key[0] in models]
+
+
+def number_first(value) -> tuple:
+    """Sort numbers before words."""
+    return isinstance(value, str), value
+
+
+def best(candidates: list[list[dict]]) -> list[dict]:
+    """The setting with the best mean validation accuracy over the seeds that all of them have (over
+    each one's own if they share none); of equal ones the first."""
+    seeds = [{row["seed"] for row in rows} for rows in candidates]
     shared = set.intersection(*seeds) if seeds else set()
 
-    def rank(group: list[dict]) -> float:
-        return mean(row["val_accuracy"] for row in group if not shared or row["seed"] in shared)
+    def rank(rows: list[dict]) -> float:
+        return mean(row["val_accuracy"] for row in rows if not shared or row["seed"] in shared)
 
     return max(candidates, key=rank, default=[])
 
 
-# --- figures -------------------------------------------------------------------------------------
+def same_machine(first: list[dict], second: list[dict]) -> bool:
+    """Whether all runs were timed on one device, of one kind, with one number of threads."""
+    return len(groups([*first, *second], MACHINE)) == 1
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+LEVEL = 0.05  # of significance
+NOISE = 1.5  # single timings within this factor of each other are a tie
 
 
 def wilson_interval(p: float, n: float, z: float = 1.959964) -> tuple[float, float]:
@@ -149,20 +266,242 @@ def wilson_interval(p: float, n: float, z: float = 1.959964) -> tuple[float, flo
     return center - half, center + half
 
 
-def percent(rows: list[dict]) -> str:
-    """Test accuracy in percent: mean ± standard deviation over seeds, or one run's interval."""
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Two-sided mid-p of McNemar's test, from the images that only one of two models has wrong
+    (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013)."""
+    total, ways, below = only_first + only_second, 1, 0
+    for count in range(min(only_first, only_second)):
+        below, ways = below + ways, ways * (total - count) // (count + 1)
+    return (2 * below + ways) / 2**total
+
+
+def student_p(t: float, freedom: float) -> float:
+    """Two-sided p of Student's t for a whole number of degrees of freedom, in closed form
+    (Abramowitz and Stegun 26.7.3 and 26.7.4); of the normal distribution for math.inf."""
+    if math.isinf(freedom):
+        return math.erfc(abs(t) / math.sqrt(2))
+    odd, angle = freedom % 2, math.atan(abs(t) / math.sqrt(freedom))
+    term, total = math.cos(angle) ** odd, 0.0
+    for k in range(2 + odd, freedom + odd + 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (k - 1) / k
+    inside = math.sin(angle) * total
+    return max(0.0, 1 - (2 / math.pi * (angle + inside) if odd else inside))
+
+
+def student_bound(freedom: float) -> float:
+    """The t whose two-sided p is 0.05, by bisection."""
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, freedom) > LEVEL else (low, middle)
+    return low
+
+
+def holm(values: list[float]) -> list[float]:
+    """p adjusted for the number of comparisons (S. Holm, Scandinavian J. of Statistics 6, 1979)."""
+    adjusted, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two test accuracies: size, standard error, degrees of freedom and two-sided p."""
+
+    size: float
+    error: float
+    freedom: float
+    p: float
+
+    def interval(self) -> tuple[float, float]:
+        half = student_bound(self.freedom) * self.error
+        return self.size - half, self.size + half
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        points = f"{100 * self.size:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}] points"
+        return f"{points}, p {chance(self.p)}"
+
+
+def over_seeds(values: list[float], share: float) -> Difference:
+    """The mean of differences over seeds that each draw their own split. Their parts overlap, so
+    that a plain t test is too sure: the variance is multiplied by 1 / n + share, with share test
+    images to training images (C. Nadeau and Y. Bengio, Machine Learning 52, 2003)."""
+    size, freedom = mean(values), len(values) - 1
+    # Values that are all equal say nothing of how far the next one may be.
+    error = stdev(values) * math.sqrt(1 / len(values) + share) or math.inf
+    return Difference(size, error, freedom, student_p(size / error, freedom))
+
+
+def compare(first: list[dict], second: list[dict], same: str = "split_id") -> Difference | None:
+    """Test accuracy of one setting less that of another: over seeds where they have several splits
+    in common, else on the images of the one that they have; None if they have none. With
+    same="seed" the two are of different data sets."""
+    others = {row[same]: row for row in reversed(second)}
+    pairs = {row[same]: (row, others[row[same]]) for row in reversed(first) if row[same] in others}
+    if len(pairs) < 2:
+        return next((on_one_split(*pair) for pair in pairs.values()), None)
+    gaps = [a["test_accuracy"] - b["test_accuracy"] for a, b in pairs.values()]
+    return over_seeds(gaps, first[0]["n_test"] / first[0]["n_train"])
+
+
+def on_one_split(first: dict, second: dict) -> Difference:
+    """Of two runs: paired by test image; as if on images of their own where these differ, or where
+    test errors are not kept, which is too careful, as models err on the same images."""
+    if first["split_id"] != second["split_id"] or not (first["codes"] and second["codes"]):
+        return independent(first, second)
+    only_first, only_second = first["wrong"] - second["wrong"], second["wrong"] - first["wrong"]
+    return paired(len(only_first), len(only_second), first["n_test"])
+
+
+def paired(only_first: int, only_second: int, total: float) -> Difference:
+    """From the images that only one of two models has wrong. The standard error is that of Bonett
+    and Price (Journal of Educational and Behavioral Statistics 37, 2012)."""
+    p, q = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
+    error = math.sqrt((p + q - (p - q) ** 2) / (total + 2))
+    size = (only_second - only_first) / total
+    return Difference(size, error, math.inf, mcnemar_p(only_first, only_second))
+
+
+def independent(first: dict, second: dict) -> Difference:
+    """Of two proportions, the normal approximation after Agresti and Caffo (The American
+    Statistician 54, 2000): one more of each kind."""
+    totals = [row["n_test"] + 2 for row in (first, second)]
+    p, q = (
+        (row["test_accuracy"] * row["n_test"] + 1) / (row["n_test"] + 2) for row in (first, second)
+    )
+    error = math.sqrt(p * (1 - p) / totals[0] + q * (1 - q) / totals[1])
+    size = first["test_accuracy"] - second["test_accuracy"]
+    return Difference(size, error, math.inf, student_p(size / error, math.inf))
+
+
+def accuracy_interval(rows: list[dict]) -> tuple[float, float]:
+    """95 % interval of a setting's test accuracy: Wilson's of one run, else over seeds."""
+    if len(rows) == 1:
+        return wilson_interval(rows[0]["test_accuracy"], rows[0]["n_test"])
+    share = rows[0]["n_test"] / rows[0]["n_train"]
+    return over_seeds([row["test_accuracy"] for row in rows], share).interval()
+
+
+def adjust(differences: Iterable[Difference | None]) -> list[float | None]:
+    """Holm-adjusted p of those comparisons that could be made."""
+    known = [each for each in differences if each]
+    adjusted = dict(zip(map(id, known), holm([each.p for each in known]), strict=True))
+    return [adjusted.get(id(each)) for each in differences]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A setting beside the best one: its runs, the difference, and p adjusted."""
+
+    rows: list[dict]
+    difference: Difference | None
+    p: float | None
+
+    @property
+    def tied(self) -> bool:
+        """Not shown to be worse. The best is chosen on validation and compared on test images, so
+        that luck in the choice does not count as a difference; Holm keeps the chance that any
+        setting as good as it is left out at 5 %."""
+        return self.p is None or self.p >= LEVEL or self.difference.size > 0
+
+
+def rivals(candidates: list[list[dict]]) -> tuple[list[dict], list[Rival]]:
+    """The best setting, and all others compared with it."""
+    winner = best(candidates)
+    others = [rows for rows in candidates if rows is not winner]
+    differences = [compare(rows, winner) for rows in others]
+    return winner, list(map(Rival, others, differences, adjust(differences)))
+
+
+def top(candidates: list[list[dict]]) -> list[list[dict]]:
+    """The best setting, and those that are not shown to be worse."""
+    winner, others = rivals(candidates)
+    return [winner, *(rival.rows for rival in others if rival.tied)] if winner else []
+
+
+# --- cells and tables ----------------------------------------------------------------------------
+
+
+def table(title: str, header: list[str], lines: list[list[str]], note: str = "") -> str:
+    """A markdown table under its title, with a note below."""
+    rows = (header, ["---"] * len(header), *(lines or [[MISSING] * len(header)]))
+    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n\n".join(filter(None, (f"**{title}**", text, note)))
+
+
+# A contrast of 3 to 1 or more on white and on Mermaid's dark grey; after the colours of M. Okabe
+# and K. Ito, which all kinds of colour vision tell apart.
+COLOURS = {"blue": "#1F83D6", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7"}
+
+
+def chart(title: str, x: tuple, y: tuple, lines: dict[str, list[float]], note: str = "") -> str:
+    """A Mermaid line chart and, as it has no legend, a line that names its colours. x is a name and
+    categories, y a name and a range. No text of a row may come here."""
+    theme = {"themeVariables": {"xyChart": {"plotColorPalette": ", ".join(COLOURS.values())}}}
+    categories = ", ".join(f'"{category}"' for category in x[1])
+    plots = [f"    line [{', '.join(f'{value:.4f}' for value in line)}]" for line in lines.values()]
+    source = [f"%%{{init: {json.dumps(theme)}}}%%", "xychart-beta", f'    title "{title}"']
+    source += [f'    x-axis "{x[0]}" [{categories}]']
+    source += [f'    y-axis "{y[0]}" {y[1]:.4f} --> {y[2]:.4f}']
+    legend = ", ".join(f"{name} {colour}" for colour, name in zip(COLOURS, lines, strict=False))
+    return "\n".join(["```mermaid", *source, *plots, "```", "", f"Lines: {legend}. {note}".strip()])
+
+
+def percent(rows: list[dict], column: str = "test_accuracy") -> str:
+    """An accuracy in percent: mean ± standard deviation over seeds, or one run's interval."""
     if not rows:
         return MISSING
-    values = [100 * row["test_accuracy"] for row in rows]
+    values = [100 * row[column] for row in rows]
     if len(values) > 1:
         return f"{mean(values):.2f} ± {stdev(values):.2f}"
-    low, high = wilson_interval(rows[0]["test_accuracy"], rows[0]["n_test"])
-    return f"{values[0]:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    total = rows[0][f"n_{column.split('_')[0]}"]
+    return proportion(rows[0][column] * total, total)
+
+
+def proportion(hits: float, total: float) -> str:
+    """In percent, with its Wilson interval."""
+    if not total:
+        return ""
+    low, high = wilson_interval(hits / total, total)
+    return f"{100 * hits / total:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def average_of(rows: list[dict], name: str) -> float:
+    return mean(row[name] for row in rows)
 
 
 def average(rows: list[dict], name: str, unit: float = 1, form: str = ",.0f") -> str:
     """Mean of a column over seeds, in units of unit."""
-    return format(mean(row[name] for row in rows) / unit, form) if rows else MISSING
+    return format(average_of(rows, name) / unit, form) if rows else MISSING
+
+
+def milliseconds(rows: list[dict]) -> float:
+    return average_of(rows, "train_ms")
+
+
+def duration(rows: list[dict]) -> str:
+    """How long a setting trains."""
+    return clock(milliseconds(rows) / 1e3)
+
+
+def clock(seconds: float) -> str:
+    """0.5 s, 58 s, 12 min or 3.4 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def chance(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "below 0.001"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def absent(rows: list[dict]) -> str:
@@ -176,33 +515,56 @@ def plain(value) -> str:
     return str(value).removesuffix(".0")
 
 
+def describe(rows: list[dict]) -> str:
+    """A setting in words."""
+    if not rows:
+        return MISSING
+    row = rows[0]
+    if row["model"] == "SVM":
+        values = [f"{name} {plain(row[name])}" for name in SVM[1:] if row[name] != ""]
+        return f"{row['kernel']}, {', '.join(values)}"
+    return (
+        f"{OPTIMIZERS[row['optimizer']]}, lr {plain(row['lr'])}, batch"
+        f" {plain(row['batch_size'])}, epochs {plain(row['epochs'])}"
+    )
+
+
 def listed(rows: list[dict], name: str) -> list[str]:
     """The values of a column, each once, in the order of the rows."""
     return list(dict.fromkeys(plain(row[name]) for row in rows if row.get(name, "") != ""))
 
 
-def render(header: list[str], lines: list[list[str]]) -> str:
-    """A markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
+def machines(rows: list[dict]) -> str:
+    """The hardware that rows were measured on."""
+    return "; ".join(
+        f"{DEVICES[device]}: {name}, {plain(threads)} {'thread' if threads == '1' else 'threads'}"
+        for device, name, threads in groups(rows, MACHINE)
+    )
+
+
+def uncertainty(rows: list[dict]) -> str:
+    """What ± and brackets are in a table of these rows."""
+    seeds = listed(rows, "seed")
+    if len(seeds) < 2:
+        return f"One seed ({seeds[0]}); in brackets the 95 % Wilson interval of a single run."
+    return (
+        f"± is the sample standard deviation over the n = {len(seeds)} seeds {', '.join(seeds)},"
+        " which set split, initial weights and batch order; brackets, where there is one seed only,"
+        " the 95 % Wilson interval of a single run."
+    )
 
 
 def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
     """What the figures are, where they were measured, and the command that makes them."""
     if not rows:
         return f"No rows yet: run `python {script}`."
-    seeds = listed(rows, "seed")
-    if len(seeds) > 1:
-        note = f"± is the sample standard deviation over the n = {len(seeds)} seeds"
-        note += f" {', '.join(seeds)}, which set split, initial weights and batch order; brackets,"
-        note += " where there is one seed only, the 95 % Wilson interval of a single run."
-    else:
-        note = f"One seed ({seeds[0]}); in brackets the 95 % Wilson interval of a single run."
+    note = uncertainty(rows)
     for row, *_ in groups(rows, ("n_train", "n_val", "n_test")).values():
         note += f" {row['n_train']:,.0f} / {row['n_val']:,.0f} / {row['n_test']:,.0f} images."
-    for row, *_ in groups(rows, ("device", "device_name", "threads", "torch")).values():
-        precision = f", {row['precision']}" if row.get("precision") else ""
-        note += f" {DEVICES[row['device']]}: {row['device_name']}{precision}, {row['threads']}"
-        note += f" threads, torch {row['torch']}, scikit-learn {row['sklearn']}."
+    for alike in groups(rows, (*MACHINE, "precision", "torch")).values():
+        precision = f", {alike[0]['precision']}" if alike[0].get("precision") else ""
+        note += f" {machines(alike)}{precision}, torch {alike[0]['torch']}, scikit-learn"
+        note += f" {alike[0]['sklearn']}."
     words = [f"python {script}"]
     for flag, name in flags.items():
         values = [value for value in listed(rows, name) if value != "n/a"]
@@ -213,9 +575,9 @@ def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
 
 def left_out(rows: list[dict], shown: list[dict]) -> str:
     """A line on the finished rows that a table does not use."""
-    count = len(finished(rows)) - len(finished(shown))
-    line = f"\n{count} rows of other setups (device, precision, size ...) are not shown."
-    return line if count else ""
+    number = len(finished(rows)) - len(finished(shown))
+    line = f"\n{number} rows of other setups (device, precision, size ...) are not shown."
+    return line if number else ""
 
 
 RESNET_FLAGS = {
@@ -231,22 +593,478 @@ SVM_FLAGS = {
 }  # fmt: skip
 
 
-# --- tables --------------------------------------------------------------------------------------
-
-
 def datasets_of(rows: list[dict]) -> list[str]:
     """The data sets that there are rows of; without any, mnist and fashion."""
     found = {row["dataset"] for row in rows}
     return [name for name in DATASETS if name in found] or ["mnist", "fashion"]
 
 
-def resnet_tables(results: dict[str, list[dict]]) -> str:
+def compared_datasets(results: dict[str, list[dict]]) -> list[str]:
+    return datasets_of(results["resnet"] + results["svm"])
+
+
+# --- the answer ----------------------------------------------------------------------------------
+
+
+def answer(results: Results) -> list[str]:
+    """What the rows say: the findings, the best of each model, and accuracy against time."""
+    findings = [line for finding in FINDINGS for line in finding(results)]
+    last = compared_datasets(results)[-1]
+    return [
+        "\n".join(f"- {line}" for line in findings),
+        best_table(results),
+        *budget(results, last),
+    ]
+
+
+def best_of(results: Results, dataset: str, *models: str) -> list[dict]:
+    return best(settings(results, dataset, *models))
+
+
+def versus(results: Results, first: tuple, second: tuple) -> dict[str, Difference | None]:
+    """For each data set of the claims, the best of some models less the best of others."""
+    return {
+        dataset: compare(best_of(results, dataset, *first), best_of(results, dataset, *second))
+        for dataset in CLAIMED
+    }
+
+
+def told(differences: dict[str, Difference | None]) -> str:
+    return "; ".join(f"{DATASETS[name]} {each or MISSING}" for name, each in differences.items())
+
+
+def time_ratio(first: list[dict], second: list[dict]) -> float | None:
+    """How many times as long the first trains; None if they were not timed on one machine."""
+    fair = first and second and same_machine(first, second)
+    return milliseconds(first) / milliseconds(second) if fair else None
+
+
+def finding_best(results: Results) -> list[str]:
+    lines = []
+    for dataset in compared_datasets(results):
+        found = settings(results, dataset)
+        if found:
+            winner, *ties = top(found)
+            lines.append(
+                f"{DATASETS[dataset]}: the best on validation is {winner[0]['model']}"
+                f" ({describe(winner)}), with {percent(winner)} % of the test images right;"
+                f" {len(ties)} of the {len(found) - 1} other settings are not shown to be worse."
+            )
+    return lines or ["No model has been trained yet."]
+
+
+def finding_gaps(results: Results) -> list[str]:
+    svm = versus(results, COMPARED[1:], COMPARED[:1])
+    depth = versus(results, ("ResNet-50",), ("ResNet-18",))
+    return [
+        f"Best ResNet less best SVM, on the same images: {told(svm)}.",
+        f"Best ResNet-50 less best ResNet-18: {told(depth)}.",
+    ]
+
+
+def finding_devices(results: Results) -> list[str]:
+    gains = {name: list(gains_of(results, arch).values()) for arch, name in ARCHITECTURES.items()}
+    parts = [
+        f"{name} {mean(gain for _, gain, _ in each):.1f}" for name, each in gains.items() if each
+    ]
+    return [f"Times as fast on a GPU as on a CPU, at equal work: {', '.join(parts) or MISSING}."]
+
+
+def finding_dead(results: Results) -> list[str]:
+    rows = {row["arch"]: row for row in finished(results["devices"])}
+    parts = [
+        f"{dead(rows[arch])} of {name}" for arch, name in ARCHITECTURES.items() if arch in rows
+    ]
+    return [f"Weights that never meet a pixel at 28x28: {', '.join(parts) or MISSING}."]
+
+
+def dead(row: dict) -> str:
+    return f"{1 - row['live_parameters'] / row['parameters']:.0%}"
+
+
+def finding_last_tenth(results: Results) -> list[str]:
+    lines = []
+    for dataset in compared_datasets(results):
+        found = settings(results, dataset)
+        first = best(found)
+        close = [
+            rows
+            for rows in found
+            if same_machine(rows, first)
+            and average_of(rows, "val_accuracy") >= average_of(first, "val_accuracy") - 0.001
+        ]
+        cheap = min(close, key=milliseconds, default=first)
+        if cheap is not first:
+            lines.append(
+                f"{DATASETS[dataset]}: the last tenth of a point of validation accuracy takes"
+                f" {time_ratio(first, cheap):.1f} times the training, {duration(first)} instead of"
+                f" {duration(cheap)} ({cheap[0]['model']}, {describe(cheap)})."
+            )
+    return lines
+
+
+def finding_verdicts(results: Results) -> list[str]:
+    verdicts = Counter(claim.rule(results)[0] for claim in CLAIMS)
+    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+    return [f"Of the {len(CLAIMS)} claims of an earlier report that are judged below: {counts}."]
+
+
+FINDINGS = (
+    finding_best, finding_gaps, finding_devices, finding_dead, finding_last_tenth, finding_verdicts,
+)  # fmt: skip
+
+
+def best_table(results: Results) -> str:
+    """The best of each model beside what others report, and the floor."""
+    lines, used = [], []
+    for dataset in compared_datasets(results):
+        found = settings(results, dataset)
+        present = {rows[0]["model"] for rows in found} | set(COMPARED)
+        for model in filter(present.__contains__, MODELS):
+            line, candidates = [DATASETS[dataset], model], settings(results, dataset, model)
+            winner, *ties = top(candidates) or [[]]
+            used += winner
+            figures = [percent(winner), average(winner, "train_ms")]
+            ties = f"{len(ties)} of {len(candidates) - 1}" if winner else MISSING
+            published = PUBLISHED.get((dataset, model), "")
+            lines.append([*line, describe(winner), *figures, ties, published])
+        classes = next((row["classes"] for rows in found for row in rows if row["classes"]), None)
+        floor = f"{100 * max(classes) / sum(classes):.2f}" if classes else MISSING
+        lines.append([DATASETS[dataset], "majority class", "", floor, "", "", ""])
+    header = ["Data set", "Model", "Best setting", "Accuracy (%)", "Training time (ms)"]
+    header += ["Others not shown worse", "Published (%)"]
+    note = f"{uncertainty(used)} {machines(used)}. {PUBLISHED_SOURCE}" if used else PUBLISHED_SOURCE
+    return table("The best of each model, chosen on validation", header, lines, note)
+
+
+STEPS = [unit * step for unit in (1, 60, 3600) for step in (1, 2, 5, 10, 20, 30)]  # seconds
+
+
+def budget(results: Results, dataset: str) -> list[str]:
+    """A chart of the accuracy that each model reaches in a training time; none of a single step."""
+    found = {name: settings(results, dataset, name) for name in MODELS}
+    found = {name: each for name, each in found.items() if each}
+    times = sorted(milliseconds(rows) / 1e3 for each in found.values() for rows in each)
+    steps = [step for step in STEPS if times and times[0] <= step <= 2.5 * times[-1]]
+    if len(steps) < 2:
+        return []
+    curves = {name: [within(each, step) for step in steps] for name, each in found.items()}
+    values = [value for curve in curves.values() for value in curve if value]
+    low, high = math.floor(min(values) - 0.2), min(100, math.ceil(max(values)))
+    note = "Joined only to guide the eye; on the bottom edge, no setting is done by then. "
+    for name, each in found.items():
+        note += f"{name} on {machines([row for rows in each for row in rows])}. "
+    return [chart(
+        f"{DATASETS[dataset]}: accuracy within a training time",
+        ("training time, at most", map(clock, steps)), ("test accuracy (%)", low, high),
+        {name: [value or low for value in curve] for name, curve in curves.items()}, note,
+    )]  # fmt: skip
+
+
+def within(found: list[list[dict]], seconds: float) -> float:
+    """Test accuracy (%) of the best on validation of what is trained by then; 0 if nothing is."""
+    done = best([rows for rows in found if milliseconds(rows) <= 1e3 * seconds])
+    return 100 * average_of(done, "test_accuracy") if done else 0.0
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+VERDICTS = SUPPORTED, CONTRADICTED, UNRESOLVED, UNMEASURED = (
+    "supported", "contradicted", "not resolved", MISSING,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the earlier report and the rule that judges it: rule(results) gives the verdict
+    and the numbers behind it; the rule's docstring says how, to the reader."""
+
+    number: str
+    sentence: str
+    rule: Callable[[dict], tuple[str, str]]
+
+
+def judge(differences: Iterable[Difference | None]) -> str:
+    """On the claim that all differences are above 0. Each shown at the 5 % level, all are (R. L.
+    Berger, Technometrics 24, 1982); one below 0 must be shown after Holm's adjustment."""
+    differences = list(differences)
+    known = [each for each in differences if each]
+    if not known:
+        return UNMEASURED
+    if any(each.size < 0 and p < LEVEL for each, p in zip(known, adjust(known), strict=True)):
+        return CONTRADICTED
+    shown = all(each and each.size > 0 and each.p < LEVEL for each in differences)
+    return SUPPORTED if shown else UNRESOLVED
+
+
+def judge_ranges(ranges: Iterable[tuple[float, float] | None], bound: float) -> str:
+    """On the claim that all figures, each known to lie in a range, are above a bound."""
+    ranges = list(ranges)
+    known = [each for each in ranges if each]
+    if not known:
+        return UNMEASURED
+    if any(high < bound for _, high in known):
+        return CONTRADICTED
+    return SUPPORTED if all(each and each[0] > bound for each in ranges) else UNRESOLVED
+
+
+def lines_won(results: Results) -> tuple[str, str]:
+    """ResNet-18 less ResNet-50 at each of the eight lines of the MNIST table, after Holm: supported
+    if it wins more than half of them, contradicted if it loses at least half; a tie, or a line that
+    is not measured, is neither."""
+
+    def best_at(line: tuple, model: str) -> list[dict]:
+        found = settings(results, "mnist", model)
+        return best([rows for rows in found if tuple(rows[0][k] for k in TRAINING[:3]) == line])
+
+    duels = [compare(best_at(line, "ResNet-18"), best_at(line, "ResNet-50")) for line in GRID]
+    known = [each for each in duels if each]
+    won = [each.size > 0 for each, p in zip(known, adjust(known), strict=True) if p < LEVEL]
+    wins, losses, half = sum(won), len(won) - sum(won), len(GRID) / 2
+    numbers = f"{wins} won, {losses} lost, {len(known) - len(won)} ties of {len(known)} measured"
+    if not known:
+        return UNMEASURED, ""
+    verdict = SUPPORTED if wins > half else CONTRADICTED if losses >= half else UNRESOLVED
+    return verdict, numbers
+
+
+def peak(results: Results) -> tuple[str, str]:
+    """The ResNet-18 that is the best on validation: supported if the 95 % interval of its test
+    accuracy is above 99.30 %, contradicted if it is below."""
+    rows = best_of(results, "mnist", "ResNet-18")
+    ranges = [accuracy_interval(rows)] if rows else []
+    numbers = [f"{percent(rows)}, 95 % interval {100 * a:.2f} to {100 * b:.2f}" for a, b in ranges]
+    return judge_ranges(ranges, 0.9930), "".join(numbers)
+
+
+def fifty_is_not_worth_it(results: Results) -> tuple[str, str]:
+    """The best ResNet-18 less the best ResNet-50: supported if above 0 on both data sets,
+    contradicted if below on one; a tie does not show that the cost buys nothing."""
+    gaps = versus(results, ("ResNet-18",), ("ResNet-50",))
+    pairs = [[best_of(results, name, f"ResNet-{depth}") for depth in (50, 18)] for name in CLAIMED]
+    times = ", ".join(f"{ratio:.1f}" for pair in pairs if (ratio := time_ratio(*pair)))
+    return judge(gaps.values()), told(gaps) + (
+        f"; training takes {times} times as long" if times else ""
+    )
+
+
+def lower_on_fashion(results: Results) -> tuple[str, str]:
+    """MNIST less FashionMNIST for every setting that is measured on both: supported if above 0 for
+    all, contradicted if below for one."""
+    first, second = (
+        {describe(rows) + rows[0]["model"]: rows for rows in settings(results, name)}
+        for name in CLAIMED
+    )
+    gaps = [compare(first[name], second[name], same="seed") for name in first if name in second]
+    least = min(filter(None, gaps), key=lambda gap: gap.size, default=None)
+    return judge(gaps), f"least of {count(len(gaps), 'setting')} {least}" if least else ""
+
+
+def resnet_over_svm(results: Results, figure: Callable, *, timed: bool = True) -> dict[str, float]:
+    """A figure of each best ResNet over that of the best SVM; times of one machine only."""
+    found = {}
+    for dataset, model in product(CLAIMED, COMPARED[1:]):
+        resnet, svm = best_of(results, dataset, model), best_of(results, dataset, "SVM")
+        if resnet and svm and (same_machine(resnet, svm) or not timed) and figure(resnet):
+            found[f"{DATASETS[dataset]} {model}"] = figure(resnet) / figure(svm)
+    return found
+
+
+def told_ratios(name: str, ratios: dict[str, float]) -> str:
+    return f"{name}: " + (
+        ", ".join(f"{key} {value:.2f}" for key, value in ratios.items()) or MISSING
+    )
+
+
+def judge_ratios(ratios: dict[str, float], noise: float) -> list[tuple[float, float] | None]:
+    """Each ratio with room for noise, and None for those of the four that are not measured."""
+    found = [(ratio / noise, ratio * noise) for ratio in ratios.values()]
+    return found + [None] * (4 - len(found))
+
+
+def svm_trains_faster(results: Results) -> tuple[str, str]:
+    """Training time of the best ResNet of each kind over that of the best SVM, on one machine, for
+    both data sets: supported if all are above 1.5, contradicted if one is below 1 / 1.5, as single
+    timings repeat no better."""
+    times = resnet_over_svm(results, milliseconds)
+    return judge_ranges(judge_ratios(times, NOISE), 1), told_ratios("times as long", times)
+
+
+def svm_needs_less(results: Results) -> tuple[str, str]:
+    """What prediction needs, ResNet over SVM: time, judged as above, and numbers stored, which are
+    weights, or 784 pixels and 9 coefficients for each support vector."""
+    weights = {row["arch"]: row["parameters"] for row in finished(results["devices"])}
+
+    def stored(rows: list[dict]) -> float:
+        svm = rows[0]["model"] == "SVM"
+        return 793 * average_of(rows, "support_vectors") if svm else weights.get(rows[0]["arch"], 0)
+
+    times = resnet_over_svm(results, lambda rows: average_of(rows, "predict_time_ms"))
+    sizes = resnet_over_svm(results, stored, timed=False)
+    ranges = judge_ratios(times, NOISE) + judge_ratios(sizes, 1)
+    return judge_ranges(ranges, 1), f"{told_ratios('time', times)}; {told_ratios('stored', sizes)}"
+
+
+def svm_is_less_accurate(results: Results) -> tuple[str, str]:
+    """The best ResNet less the best SVM, trained on the same images: supported if above 0 on both
+    data sets, contradicted if below on one."""
+    gaps = versus(results, COMPARED[1:], COMPARED[:1])
+    return judge(gaps.values()), told(gaps)
+
+
+def gap_is_wider_on_mnist(results: Results) -> tuple[str, str]:
+    """That gap, in points, on MNIST less the one on FashionMNIST: supported if above 0."""
+    first, second = versus(results, COMPARED[1:], COMPARED[:1]).values()
+    if not (first and second):
+        return UNMEASURED, ""
+    size, error = first.size - second.size, math.hypot(first.error, second.error)
+    freedom = min(first.freedom, second.freedom)  # fewer than Welch's, so never too sure
+    gap = Difference(size, error, freedom, student_p(size / error, freedom))
+    return judge([gap]), str(gap)
+
+
+def gains_of(results: Results, arch: str) -> dict[str, tuple[float, float, float]]:
+    """For each optimizer how many times as fast a GPU trains: least, full training, most. Least and
+    most are of the windows of training steps; same work on both."""
+    rows = select(finished(device_rows(results["devices"])), arch=arch)
+    found = {}
+    for optimizer in OPTIMIZERS:
+        alike = select(rows, optimizer=optimizer)
+        cpus, gpus = select(alike, device="cpu"), select(alike, device="cuda")
+        if cpus and gpus:
+            gain = average_of(cpus, "train_ms") / average_of(gpus, "train_ms")
+            low = min(row["step_ms_min"] for row in cpus) / max(row["step_ms_max"] for row in gpus)
+            high = max(row["step_ms_max"] for row in cpus) / min(row["step_ms_min"] for row in gpus)
+            found[optimizer] = min(low, gain), gain, max(high, gain)
+    return found
+
+
+def told_gains(found: dict[str, tuple[float, float, float]]) -> str:
+    return "; ".join(
+        f"{OPTIMIZERS[name]}: {gain:.1f} times as fast [{low:.1f}, {high:.1f}]"
+        for name, (low, gain, high) in found.items()
+    )
+
+
+def gpu_halves(results: Results) -> tuple[str, str]:
+    """CPU time over GPU time, in brackets the range over repeated windows of steps: supported if
+    above 2 for each optimizer, contradicted if below for one."""
+    found = gains_of(results, "resnet50")
+    return judge_ranges(((low, high) for low, _, high in found.values()), 2), told_gains(found)
+
+
+def cpu_competes(results: Results) -> tuple[str, str]:
+    """Competitive is less than twice the GPU's time: the rule of the claim before, turned round."""
+    found = gains_of(results, "resnet18")
+    return judge_ranges(((-high, -low) for low, _, high in found.values()), -2), told_gains(found)
+
+
+def adam_is_best(results: Results) -> tuple[str, str]:
+    """Of the settings not shown to be worse than the best of a data set: supported if all are
+    ResNet-18 with Adam at 0.001, on both data sets, with all three models measured; contradicted if
+    none is, on one where it was measured."""
+    shares, complete, numbers = [], True, []
+    for dataset in CLAIMED:
+        found = settings(results, dataset)
+        complete &= {rows[0]["model"] for rows in found} >= set(COMPARED)
+        if any(map(is_adam, found)):
+            named = list(map(is_adam, top(found)))
+            shares.append(mean(named))
+            numbers.append(f"{DATASETS[dataset]}: {sum(named)} of the {len(named)} best")
+    if not shares or 0 in shares:
+        return CONTRADICTED if shares else UNMEASURED, "; ".join(numbers)
+    return SUPPORTED if complete and min(shares) == 1 else UNRESOLVED, "; ".join(numbers)
+
+
+def is_adam(rows: list[dict]) -> bool:
+    row = rows[0]
+    return row["model"] == "ResNet-18" and (row["optimizer"], row["lr"]) == ("adam", 1e-3)
+
+
+def pinned_pairs(results: Results) -> list[tuple[dict, dict]]:
+    """Runs on a GPU with pinned memory and without, all else equal."""
+    names = (*SETUP, *MACHINE, *TRAINING, "dataset", "model", "seed", "split_id")
+    found = groups(select(finished(results["resnet"]), device="cuda"), names).values()
+    found = [{row["pin_memory"]: row for row in rows} for rows in found]
+    return [(rows["true"], rows["false"]) for rows in found if {"true", "false"} <= set(rows)]
+
+
+def pinning_keeps_accuracy(results: Results) -> tuple[str, str]:
+    """Pairs of runs that differ in pin_memory alone: supported if all end in the same weights,
+    contradicted if one pair's test errors are shown to differ, after Holm."""
+    pairs = pinned_pairs(results)
+    same = sum(a["weights_sha256"] == b["weights_sha256"] != "" for a, b in pairs)
+    numbers = f"{same} of {count(len(pairs), 'pair')} with the same weights"
+    if not pairs:
+        return UNMEASURED, numbers
+    found = adjust([compare([a], [b]) for a, b in pairs])
+    worse = any(p is not None and p < LEVEL for p in found)
+    return (SUPPORTED if same == len(pairs) else CONTRADICTED if worse else UNRESOLVED), numbers
+
+
+def pinning_costs_little(results: Results) -> tuple[str, str]:
+    """Time with pinned memory over time without, 95 % interval of the geometric mean over pairs:
+    supported if it lies within 10 % of 1, contradicted if outside."""
+    logs = [math.log(a["train_ms"] / b["train_ms"]) for a, b in pinned_pairs(results)]
+    if len(logs) < 2:
+        return UNMEASURED, count(len(logs), "pair")
+    half = student_bound(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+    low, high = mean(logs) - half, mean(logs) + half
+    numbers = f"{math.exp(mean(logs)):.2f} [{math.exp(low):.2f}, {math.exp(high):.2f}]"
+    little = math.log(1.1)
+    inside, outside = -little < low and high < little, low > little or high < -little
+    return (SUPPORTED if inside else CONTRADICTED if outside else UNRESOLVED), numbers
+
+
+# fmt: off
+CLAIMS = (
+    Claim("1a", "ResNet-18 beats ResNet-50 on MNIST in most settings.", lines_won),
+    Claim("1b", "ResNet-18's peak accuracy on MNIST is 99.30 %.", peak),
+    Claim("2", "ResNet-50's accuracy does not justify its computational cost.",
+          fifty_is_not_worth_it),
+    Claim("3", "Accuracy is lower on FashionMNIST than on MNIST in every configuration.",
+          lower_on_fashion),
+    Claim("4a", "SVMs train significantly faster than the ResNets.", svm_trains_faster),
+    Claim("4b", "SVMs need fewer resources.", svm_needs_less),
+    Claim("5a", "SVMs are less accurate than the ResNets.", svm_is_less_accurate),
+    Claim("5b", "That gap is more pronounced on MNIST.", gap_is_wider_on_mnist),
+    Claim("6", "A GPU cuts ResNet-50's training time by more than 50 %.", gpu_halves),
+    Claim("7", "For ResNet-18, CPU training remains competitive with the GPU.", cpu_competes),
+    Claim("8", "ResNet-18 with Adam at lr 0.001 is the best configuration overall.", adam_is_best),
+    Claim("9a", "pin_memory makes no difference to accuracy.", pinning_keeps_accuracy),
+    Claim("9b", "pin_memory makes little difference to time.", pinning_costs_little),
+)
+# fmt: on
+
+
+def verdict_table(results: Results) -> list[str]:
+    verdicts = [(claim, *claim.rule(results)) for claim in CLAIMS]
+    lines = [[claim.number, claim.sentence, *verdict] for claim, *verdict in verdicts]
+    note = (
+        "Not resolved: the difference is inside its uncertainty. In brackets 95 % intervals; p is"
+        " two-sided. On one seed a comparison speaks of these trained models, not of what another"
+        " seed would give. [The rules](results/README.md#rules) are beside the rows."
+    )
+    title = "The claims of an earlier report on these models and data"
+    return [table(title, ["", "Claim", "Verdict", "Numbers"], lines, note)]
+
+
+def rules(results: Results) -> list[str]:
+    """How each verdict is computed."""
+    lines = [f"- {claim.number}: {' '.join(claim.rule.__doc__.split())}" for claim in CLAIMS]
+    return ["\n".join(lines)]
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def resnet_tables(results: Results) -> list[str]:
     """For each data set a line for each batch size, optimizer and learning rate."""
-    parts = []
+    tables = []
     for dataset in datasets_of(results["resnet"]):
         every = select(results["resnet"], dataset=dataset)
         tried = one_setup(every)
-        rows = finished(tried)
+        rows = one_pinning(finished(tried))
         archs = [arch for arch in ARCHITECTURES if arch != "resnet34" or select(rows, arch=arch)]
         extra = set(groups(rows, TRAINING[:3])) - set(GRID)
         lines = []
@@ -254,127 +1072,50 @@ def resnet_tables(results: dict[str, list[dict]]) -> str:
             line = [plain(batch_size), OPTIMIZERS[optimizer], plain(lr)]
             for arch in archs:
                 factors = {"arch": arch, "batch_size": batch_size, "optimizer": optimizer, "lr": lr}
-                best = best_group(select(rows, **factors), TRAINING)
-                figure = f"{percent(best)} ({plain(best[0]['epochs'])})" if best else ""
+                found = best(list(groups(select(rows, **factors), TRAINING).values()))
+                figure = f"{percent(found)} ({plain(found[0]['epochs'])})" if found else ""
                 line.append(figure or absent(select(tried, **factors)))
             lines.append(line)
+        title = f"{DATASETS[dataset]}, ResNets: test accuracy, in parentheses the number of epochs,"
         header = ["Batch size", "Optimizer", "Learning rate"]
         header += [f"{ARCHITECTURES[arch]} accuracy (%)" for arch in archs]
-        parts += [
-            f"**{DATASETS[dataset]}, ResNets: test accuracy, in parentheses the number of epochs,"
-            " chosen on validation**",
-            render(header, lines),
-            caption(rows, "train_resnet.py", RESNET_FLAGS) + left_out(every, tried),
-        ]
-    return "\n\n".join(parts)
+        note = caption(finished(tried), "train_resnet.py", RESNET_FLAGS) + left_out(every, tried)
+        tables.append(table(f"{title} chosen on validation", header, lines, note))
+    return tables
 
 
-def setting_order(setting: tuple) -> list:
-    """Sort settings with their numbers before their words."""
-    return [(isinstance(value, str), value) for value in setting]
+def device_rows(every: list[dict]) -> list[dict]:
+    """The rows of the work (size, batch size, learning rate, epochs) that most rows have done."""
+    works = groups(every, WORK).values()
+    return max(works, key=lambda rows: (not rows[0]["limit"], len(rows)), default=[])
 
 
-def svm_tables(results: dict[str, list[dict]]) -> str:
-    """For each data set all SVMs, then a line for each data set's best."""
-    parts, best_lines = [], []
-    for dataset in datasets_of(results["svm"]):
-        every = select(results["svm"], dataset=dataset)
-        rows = finished(one_setup(every))
-        by_setting = groups(rows, SVM)
-        lines = [
-            [*map(plain, setting), *svm_figures(by_setting[setting])]
-            for setting in sorted(by_setting, key=setting_order)
-        ]
-        header = ["Kernel", "C", "gamma", "degree", "coef0"]
-        header += ["Accuracy (%)", "Training time (ms)", "Testing time (ms)", "Support vectors"]
-        parts += [
-            f"**{DATASETS[dataset]}, SVMs: test accuracy and times**",
-            render(header, lines or [[MISSING] * len(header)]),
-            caption(rows, "train_svm.py", SVM_FLAGS) + left_out(every, rows),
-        ]
-        best = best_group(rows, SVM)
-        cells = [describe_svm(best), *svm_figures(best)[:3]] if best else [MISSING] * 4
-        best_lines.append([DATASETS[dataset], *cells])
-    header = ["Data set", "Best SVM", "Accuracy (%)", "Training time (ms)", "Testing time (ms)"]
-    return "\n\n".join(
-        [*parts, "**The best SVM, chosen on validation**", render(header, best_lines)]
-    )
-
-
-def svm_figures(rows: list[dict]) -> list[str]:
-    names = ("fit_time_ms", "predict_time_ms", "support_vectors")
-    return [percent(rows), *(average(rows, name) for name in names)]
-
-
-def describe_svm(rows: list[dict]) -> str:
-    row = rows[0]
-    values = [f"{name} {plain(row[name])}" for name in SVM[1:] if row[name] != ""]
-    return f"{row['kernel']}, {', '.join(values)}"
-
-
-def describe_resnet(rows: list[dict]) -> str:
-    row = rows[0]
-    return (
-        f"{OPTIMIZERS[row['optimizer']]}, lr {plain(row['lr'])}, batch"
-        f" {plain(row['batch_size'])}, epochs {plain(row['epochs'])}"
-    )
-
-
-def best_table(results: dict[str, list[dict]]) -> str:
-    """The best SVM beside the best ResNets."""
-    datasets = datasets_of(results["resnet"] + results["svm"])
-    archs = ["resnet18", "resnet50"]
-    lines = [["SVM"], *([ARCHITECTURES[arch]] for arch in archs)]
-    header, notes = ["Model"], []
-    for dataset in datasets:
-        name = DATASETS[dataset]
-        header += [f"{name}: setting", "accuracy (%)", "training time (ms)"]
-        svms = finished(one_setup(select(results["svm"], dataset=dataset)))
-        resnets = finished(one_setup(select(results["resnet"], dataset=dataset)))
-        found = [(best_group(svms, SVM), describe_svm, "fit_time_ms")] + [
-            (best_group(select(resnets, arch=arch), TRAINING), describe_resnet, "train_time_ms")
-            for arch in archs
-        ]
-        for line, (rows, describe, time) in zip(lines, found, strict=True):
-            cells = [describe(rows), percent(rows), average(rows, time)] if rows else [MISSING] * 3
-            line += cells
-        sizes = {row["n_train"] for rows, *_ in found for row in rows}
-        if len(sizes) > 1:
-            notes.append(f"{name}: the models were trained on different numbers of images.")
-    title = "**The best SVM beside the best ResNets, each chosen on validation**"
-    notes += ["Times are of the machines named at the tables above."]
-    return "\n\n".join([title, render(header, lines), " ".join(notes)])
-
-
-def device_tables(results: dict[str, list[dict]]) -> str:
-    """For each data set CPU against GPU: accuracy, time and FLOPs, then the details."""
+def device_tables(results: Results) -> list[str]:
+    """For each data set CPU against GPU: accuracy, time and FLOPs."""
     every = results["devices"]
     datasets = datasets_of(every) if every else ["fashion"]
-    return "\n\n".join(device_table(select(every, dataset=name), name) for name in datasets)
+    return [device_table(select(every, dataset=name), name) for name in datasets]
 
 
 def device_table(every: list[dict], dataset: str) -> str:
-    """The work (size, batch size, learning rate, epochs) that most rows have done, by device."""
-    by_work = groups(every, WORK)
-    tried = max(by_work.values(), key=lambda rows: (not rows[0]["limit"], len(rows)), default=[])
+    tried = device_rows(every)
     rows = finished(tried)
     devices = [device for device in DEVICES if device != "mps" or select(rows, device=device)]
-    header, lines, details = ["Device", "Optimizer"], [], []
+    header, lines = ["Device", "Optimizer"], []
     for name in ARCHITECTURES.values():
         header += [f"{name} accuracy (%)", "training time (ms)", "FLOPs"]
     for device, optimizer in product(devices, OPTIMIZERS):
         line = [DEVICES[device], OPTIMIZERS[optimizer]]
         for arch in ARCHITECTURES:
             factors = {"device": device, "optimizer": optimizer, "arch": arch}
-            cell = best_group(select(rows, **factors), ("device_name", "precision", "momentum"))
+            cell = one_device(select(rows, **factors))
             if cell:
                 flops = average(cell, "training_flops", 1e6, ",.1f")
-                line += [percent(cell), average(cell, "train_time_ms"), f"{flops} M"]
-                details.append(device_details(cell))
+                line += [percent(cell), average(cell, "train_ms"), f"{flops} M"]
             else:
                 line += [absent(select(tried, **factors))] * 3
         lines.append(line)
-    title = f"**{DATASETS[dataset]}, CPU and GPU"
+    title = f"{DATASETS[dataset]}, CPU and GPU"
     if rows:
         title += f": batch size {plain(rows[0]['batch_size'])}, lr {plain(rows[0]['lr'])}"
         title += f", epochs {plain(rows[0]['epochs'])}"
@@ -384,22 +1125,37 @@ def device_table(every: list[dict], dataset: str) -> str:
     )
     for device in devices:
         reasons = {row["reason"] for row in select(tried, device=device, status="skipped")}
-        note += "".join(f" {DEVICES[device]} not measured: {reason}." for reason in reasons)
+        note += "".join(f" {DEVICES[device]} not measured: {reason}." for reason in sorted(reasons))
     flags = {flag: name for flag, name in RESNET_FLAGS.items() if flag != "--pin-memory"}
     note += "\n\n" + caption(rows, "compare_devices.py", flags) + left_out(every, tried)
-    parts = [f"{title}**", render(header, lines), note]
-    return "\n\n".join([*parts, render(DETAILS, details)] if details else parts)
+    return table(title, header, lines, note)
+
+
+def one_device(rows: list[dict]) -> list[dict]:
+    """Of the runs of a cell those of one device, precision and momentum."""
+    return best(list(groups(rows, ("device_name", "precision", "momentum")).values()))
 
 
 DETAILS = [
     "Device", "Network", "Optimizer", "Step (ms), median", "min - max", "Images/s",
-    "Achieved GFLOP/s", "Peak memory (MiB)", "Parameters", "live at 28x28",
+    "Achieved GFLOP/s", "Peak memory (MiB)", "Parameters", "Never meet a pixel at 28x28",
     "Forward MACs (M)", "Forward FLOPs (M)",
 ]  # fmt: skip
 
 
-def device_details(rows: list[dict]) -> list[str]:
-    """A line of DETAILS; over seeds the mean, and the whole range of the windows."""
+def device_details(results: Results) -> list[str]:
+    """What the runs of the device tables cost in steps, memory and FLOPs; over seeds the mean, and
+    the whole range of the windows."""
+    tables = []
+    for dataset in datasets_of(results["devices"]) if results["devices"] else []:
+        rows = finished(device_rows(select(results["devices"], dataset=dataset)))
+        cells = groups(rows, ("device", "arch", "optimizer")).values()
+        lines = [device_line(one_device(cell)) for cell in cells]
+        tables.append(table(f"Costs of training on {DATASETS[dataset]}", DETAILS, lines))
+    return tables or [MISSING]
+
+
+def device_line(rows: list[dict]) -> list[str]:
     row = rows[0]
     low, high = min(row["step_ms_min"] for row in rows), max(row["step_ms_max"] for row in rows)
     return [
@@ -412,21 +1168,217 @@ def device_details(rows: list[dict]) -> list[str]:
         average(rows, "achieved_flops_per_second", 1e9, ",.1f"),
         average(rows, "peak_memory_mib"),
         average(rows, "parameters"),
-        f"{row['live_parameters'] / row['parameters']:.0%}",
+        dead(row),
         average(rows, "forward_macs", 1e6, ",.1f"),
         average(rows, "forward_flops", 1e6, ",.1f"),
     ]
 
 
-TABLES = {
+def speed_table(results: Results) -> list[str]:
+    """Training speed by network, batch size and machine, and the gain over the fastest CPU."""
+    rows = [row for row in finished(results["resnet"] + results["devices"]) if not row["limit"]]
+    speeds = {
+        key: [1e3 * row["n_train"] * row["epochs"] / row["train_ms"] for row in alike]
+        for key, alike in groups(rows, ("arch", "batch_size", *MACHINE, "precision")).items()
+    }
+    lines = []
+    for key in sorted(speeds):
+        arch, batch_size, device, *machine = key
+        cpus = [mean(found) for other, found in speeds.items() if other[:3] == (*key[:2], "cpu")]
+        figures = [f"{figure(speeds[key]):,.0f}" for figure in (mean, min, max, len)]
+        gain = f"{mean(speeds[key]) / max(cpus):.1f}" if cpus else MISSING
+        names = [ARCHITECTURES[arch], plain(batch_size), DEVICES[device]]
+        lines.append([*names, *machine, *figures, gain])
+    header = ["Network", "Batch size", "Device", "Name", "Threads", "Precision"]
+    header += ["Images/s, mean", "least", "most", "Runs", "Times the fastest CPU"]
+    return [table("Training speed, all full-size runs", header, lines)]
+
+
+def settings_tables(results: Results) -> list[str]:
+    """For each data set every setting beside the best one."""
+    header = ["Model", "Setting", "Seeds", "Threads", "Validation accuracy (%)"]
+    header += ["Test accuracy (%)", "Training time (ms)", "Testing time (ms)"]
+    header += ["Less the best (points)", "p, Holm", "Top", "Pareto"]
+    tables = []
+    for dataset in compared_datasets(results):
+        found = settings(results, dataset)
+        beside = {id(rival.rows): beside_best(rival) for rival in rivals(found)[1]}
+        front = list(map(id, pareto(found)))
+        lines = []
+        for rows in found:
+            line = [
+                rows[0]["model"],
+                describe(rows),
+                str(len(rows)),
+                "/".join(listed(rows, "threads")),
+            ]
+            line += [percent(rows, "val_accuracy"), percent(rows)]
+            line += [average(rows, "train_ms"), average(rows, "predict_time_ms")]
+            line += beside.get(id(rows), ["", "", "best"])
+            lines.append([*line, "yes" if id(rows) in front else ""])
+        every = select(results["svm"], dataset=dataset)
+        svms = finished(one_setup(every))
+        note = SETTINGS_NOTE + "\n\n" + caption(svms, "train_svm.py", SVM_FLAGS)
+        note += left_out(every, svms)
+        tables.append(table(f"{DATASETS[dataset]}, all settings", header, lines, note))
+    return tables
+
+
+SETTINGS_NOTE = (
+    "Top: best on validation, or not shown to be worse than that on the test images (a tie) or even"
+    " better. Pareto: no setting timed on that machine is as accurate on validation in less time."
+    " A Gram matrix that all SVMs share is in the training time of each, since one alone needs it."
+)
+
+
+def beside_best(rival: Rival) -> list[str]:
+    if rival.difference is None:
+        return [MISSING, "", ""]
+    points = str(rival.difference).partition(" points")[0]
+    shown = rival.p < LEVEL
+    verdict = ("better" if rival.difference.size > 0 else "") if shown else "tie"
+    return [points, chance(rival.p), verdict]
+
+
+def pareto(found: list[list[dict]]) -> list[list[dict]]:
+    """The settings that no other of their machine beats in validation accuracy and time."""
+    front, highest = [], {}
+    for rows in sorted(
+        found, key=lambda rows: (milliseconds(rows), -average_of(rows, "val_accuracy"))
+    ):
+        machine, accuracy = tuple(groups(rows, MACHINE)), average_of(rows, "val_accuracy")
+        if accuracy > highest.get(machine, -1):
+            highest[machine] = accuracy
+            front.append(rows)
+    return front
+
+
+def failures(results: Results) -> list[str]:
+    """Runs that gave no figure."""
+    rows = [row for file in results.values() for row in file]
+    lines = [
+        [
+            DATASETS[row["dataset"]],
+            row["model"],
+            describe([row]),
+            row["seed"],
+            absent([row]),
+            row["reason"],
+        ]
+        for row in rows
+        if row["status"] not in ("ok", "skipped")
+    ]
+    header = ["Data set", "Model", "Setting", "Seed", "Status", "Reason"]
+    return [table("Runs that failed", header, lines)] if lines else ["No run failed."]
+
+
+def seed_table(results: Results) -> list[str]:
+    """Each run of the best settings."""
+    lines = []
+    for dataset, model in product(compared_datasets(results), MODELS):
+        for row in best_of(results, dataset, model):
+            figures = [f"{100 * row[name]:.2f}" for name in ("val_accuracy", "test_accuracy")]
+            lines.append([DATASETS[dataset], model, row["seed"], row["split_id"], *figures])
+    header = ["Data set", "Model", "Seed", "Split", "Validation accuracy (%)", "Test accuracy (%)"]
+    return [table("The best settings, seed by seed", header, lines)]
+
+
+def curves(results: Results) -> list[str]:
+    """Charts of the loss and accuracy of the best ResNets after each epoch, of two at least."""
+    parts = []
+    for dataset, model in product(compared_datasets(results), MODELS[1:]):
+        rows = best_of(results, dataset, model)
+        epochs = rows[0]["history"] if rows else []
+        for name, unit in (("loss", 1), ("accuracy", 100)) if len(epochs) > 1 else ():
+            lines = {
+                part: [unit * epoch[f"{key}_{name}"] for epoch in epochs]
+                for part, key in (("training", "train"), ("validation", "val"))
+            }
+            values = [value for line in lines.values() for value in line]
+            low, high = (0, max(values)) if unit == 1 else (math.floor(min(values) - 0.2), 100)
+            parts.append(chart(
+                f"{DATASETS[dataset]}, {model}: {name}", ("epoch", range(1, len(epochs) + 1)),
+                (name, low, high or 1), lines, f"{describe(rows)}, seed {rows[0]['seed']}.",
+            ))  # fmt: skip
+    note = "Training figures are means over an epoch, while the weights change."
+    return [*parts, note] if parts else [MISSING]
+
+
+def budgets(results: Results) -> list[str]:
+    return [part for name in compared_datasets(results) for part in budget(results, name)] or [
+        MISSING
+    ]
+
+
+def confusion(row: dict) -> Counter:
+    """How many test images there are of each label and prediction."""
+    pairs = Counter(divmod(code - 1, 10) for code in row["codes"] if code)
+    wrong = Counter((row["codes"][place] - 1) // 10 for place in row["wrong"])
+    right = {(k, k): number - wrong[k] for k, number in enumerate(row["classes"])}
+    return pairs + Counter(right)
+
+
+def confusion_tables(results: Results) -> list[str]:
+    """Confusion matrix and accuracy by class of the best of each model; what it confuses most."""
+    tables = []
+    for dataset, model in product(compared_datasets(results), MODELS):
+        runs = [row for row in best_of(results, dataset, model) if row["codes"]]
+        names = CLOTHES if dataset == "fashion" else tuple("0123456789")
+        for row in runs[:1]:
+            pairs = confusion(row)
+            lines = [
+                [
+                    name,
+                    *(str(pairs[k, j]) for j in range(10)),
+                    proportion(pairs[k, k], row["classes"][k]),
+                ]
+                for k, name in enumerate(names)
+            ]
+            wrong = {pair: pairs[pair] for pair in sorted(pairs) if pair[0] != pair[1]}
+            most = sorted(wrong, key=wrong.get, reverse=True)[:5]
+            taken = "; ".join(f"{names[i]} for {names[j]} {wrong[i, j]}" for i, j in most)
+            title = (
+                f"Best {model} on {DATASETS[dataset]}: test images by class (lines) and prediction"
+            )
+            note = f"Seed {row['seed']}. Most often taken: {taken or 'none'}."
+            tables.append(table(title, ["", *names, "Accuracy (%)"], lines, note))
+    return tables or [MISSING]
+
+
+BLOCKS = {  # of README.md
+    "answer": answer,
+    "verdicts": verdict_table,
     "resnet": resnet_tables,
-    "svm": svm_tables,
-    "best": best_table,
     "devices": device_tables,
 }
+SECTIONS = {  # of results/README.md
+    "settings": settings_tables,
+    "failures": failures,
+    "seeds": seed_table,
+    "curves": curves,
+    "budgets": budgets,
+    "confusion": confusion_tables,
+    "speed": speed_table,
+    "costs": device_details,
+    "rules": rules,
+}
+TABLES = BLOCKS | SECTIONS
 
 
-# --- README --------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
+
+
+def page(results: Results, folder: Path) -> str:
+    """results/README.md: what README.md has no room for, and the digests of the rows."""
+    text = "# All results\n\nWritten by `make_tables.py` from the rows in this folder:"
+    for name in NUMBERS:
+        path = folder / f"{name}.csv"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none"
+        text += f"\n{count(len(results[name]), 'row')} of `{name}.csv` (SHA-256 `{digest}`),"
+    text = text.removesuffix(",") + "."
+    for name, make in SECTIONS.items():
+        text += "\n\n".join([f"\n\n## {name.capitalize()}", *make(results)])
+    return text + "\n"
 
 
 def fill(text: str, blocks: dict[str, str]) -> str:
@@ -441,12 +1393,19 @@ def fill(text: str, blocks: dict[str, str]) -> str:
     return text
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write beside the file, then put it in its place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    shutil.copymode(path, temporary)
-    os.replace(temporary, path)
+def replace_files(texts: dict[Path, str]) -> None:
+    """Write beside each file, then put all in place; nothing is left behind if that fails."""
+    temporaries = {path: path.with_name(f".{path.name}.tmp") for path in texts}
+    try:
+        for path, temporary in temporaries.items():
+            temporary.write_text(texts[path])
+            if path.exists():
+                shutil.copymode(path, temporary)
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -457,7 +1416,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="write the tables into it")
     parser.add_argument("--check", action="store_true", help="compare with it, change nothing")
+    parser.add_argument("--table", choices=TABLES, metavar="NAME", help=", ".join(TABLES))
     return parser.parse_args(argv)
+
+
+def write(args: argparse.Namespace, blocks: dict[str, str], details: str) -> int:
+    """Fill README's markers and write results/README.md, or compare; returns the exit code."""
+    readme, beside = args.readme or Path("README.md"), args.results_dir / "README.md"
+    if readme.resolve() == beside.resolve():
+        fail(f"{beside} is written whole; give --readme another file")
+    try:
+        old = {path: path.read_text() if path.exists() else None for path in (readme, beside)}
+        new = {readme: fill(readme.read_text(), blocks), beside: details}
+        changed = {path: text for path, text in new.items() if old[path] != text}
+        if not args.check:
+            replace_files(changed)
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{readme}, {beside}: {error}")
+    for path in changed if args.check else ():
+        print(f"{path} is out of date: run python make_tables.py --readme {readme}")
+    return 1 if args.check and changed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -465,23 +1443,16 @@ def main(argv: list[str] | None = None) -> int:
     results = {name: read_rows(args.results_dir, name) for name in NUMBERS}
     try:
         check_splits([row for rows in results.values() for row in finished(rows)])
-        blocks = {name: make(results) for name, make in TABLES.items()}
+        if args.table:
+            print("\n\n".join(TABLES[args.table](results)), flush=True)
+            return 0
+        blocks = {name: "\n\n".join(make(results)) for name, make in BLOCKS.items()}
+        details = page(results, args.results_dir)
     except KeyError as error:
         fail(f"the rows in {args.results_dir} have no column {error}")
-    if not (args.readme or args.check):
-        print("\n\n".join(blocks.values()), flush=True)
-        return 0
-    readme = args.readme or Path("README.md")
-    try:
-        old = readme.read_text()
-        new = fill(old, blocks)
-        if args.check and new != old:
-            print(f"{readme} is out of date: run python make_tables.py --readme {readme}")
-            return 1
-        if new != old:
-            replace_file(readme, new)
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{readme}: {error}")
+    if args.readme or args.check:
+        return write(args, blocks, details)
+    print("\n\n".join([*blocks.values(), details]), flush=True)
     return 0
 
 

@@ -1,11 +1,16 @@
 """Tables: a pure function of rows, chosen on validation, that README must agree with."""
 
+import base64
+import csv
+import json
+import random
+import shutil
 import subprocess
 import sys
+import zlib
 
 import pytest
 from conftest import ROOT
-from scipy.stats import binomtest
 
 import common
 import compare_devices
@@ -18,6 +23,19 @@ FACTS = {
     "torch": "2.15.0", "sklearn": "1.9.1", "seed": 0, "split_seed": 0, "split_id": "abc",
     "n_train": 49000, "n_val": 7000, "n_test": 14000, "predict_time_ms": 1000.0,
 }  # fmt: skip
+
+
+def errors(*places: int, total: int = 1000) -> dict:
+    """What a row keeps of total test images, image i of class i % 10, with these ones wrong."""
+    codes = bytearray(total)
+    for place in places:
+        codes[place] = 1 + 10 * (place % 10) + (place + 1) % 10
+    return {
+        "n_test": total,
+        "test_accuracy": 1 - len(places) / total,
+        "test_classes": json.dumps([total // 10] * 10),
+        "test_errors": base64.b64encode(zlib.compress(bytes(codes))).decode(),
+    }
 
 
 def resnet(folder, **values):
@@ -69,14 +87,17 @@ def test_golden_tables(tmp_path, capsys):
     for line in (
         "| 32 | Adam | 0.001 | 97.00 [96.70, 97.27] (5) | 97.00 [96.70, 97.27] (3) |",
         "| 16 | SGD | 0.0001 | not measured | not measured |",
-        "| rbf | 1 | scale |  |  | 97.50 [97.23, 97.75] | 5,000 | 1,000 | 9,000 |",
-        "| MNIST | rbf, C 1, gamma scale | 97.50 [97.23, 97.75] | 5,000 | 1,000 |",
-        "| SVM | rbf, C 1, gamma scale | 97.50 [97.23, 97.75] | 5,000 |",
-        "| ResNet-18 | Adam, lr 0.001, batch 32, epochs 5 | 97.00 [96.70, 97.27] | 60,000 |",
-        "| ResNet-50 | Adam, lr 0.001, batch 32, epochs 3 | 97.00 [96.70, 97.27] | 123,457 |",
+        "| SVM | rbf, C 1, gamma scale | 1 | 2 | 98.00 [97.64, 98.30] | 97.50 [97.23, 97.75] |"
+        " 5,000 | 1,000 | +0.50 [+0.12, +0.88] | 0.021 | better | yes |",
+        "| MNIST | SVM | rbf, C 1, gamma scale | 97.50 [97.23, 97.75] | 5,000 | 1 of 1 |"
+        " 97.7 - 97.9 |",
+        "| MNIST | ResNet-18 | Adam, lr 0.001, batch 32, epochs 5 | 97.00 [96.70, 97.27] | 60,000 |"
+        " 1 of 1 | 98.7 - 99.5 |",
+        "| MNIST | ResNet-50 | Adam, lr 0.001, batch 32, epochs 3 | 97.00 [96.70, 97.27] |"
+        " 123,457 | 0 of 0 | 98.0 - 99.3 |",
         "| CPU | SGD | 89.00 [88.47, 89.51] | 7,000 | 196.8 M |" + " not measured |" * 6,
         "| GPU | SGD |" + " not measured |" * 9,
-        "| CPU | ResNet-18 | SGD | 2.00 | 1.50 - 2.50 | 8,000 | 1,500.0 | 512 | 11,175,370 | 38% |"
+        "| CPU | ResNet-18 | SGD | 2.00 | 1.50 - 2.50 | 8,000 | 1,500.0 | 512 | 11,175,370 | 62% |"
         " 33.0 | 66.0 |",
         "`python train_resnet.py --dataset mnist --arch resnet18 resnet50 --opt adam --lr 0.001"
         " --bs 32 --epochs 3 5 --device cpu --seed 0`",
@@ -89,7 +110,7 @@ def test_choices_are_made_on_validation(tmp_path, capsys):
     """A setting with a better test but a worse validation accuracy is not the best one."""
     svm(tmp_path, C=1.0, val_accuracy=0.90, test_accuracy=0.80)
     svm(tmp_path, C=0.1, val_accuracy=0.89, test_accuracy=0.99)
-    assert "| MNIST | rbf, C 1, gamma scale | 80.00 " in tables(tmp_path, capsys)
+    assert "| MNIST | SVM | rbf, C 1, gamma scale | 80.00 " in tables(tmp_path, capsys)
 
 
 def test_seeds_give_mean_and_sample_standard_deviation(tmp_path, capsys):
@@ -105,7 +126,8 @@ def test_settings_are_compared_on_the_seeds_that_they_share(tmp_path, capsys):
     for seed, accuracy in ((0, 0.99), (1, 0.95)):
         svm(tmp_path, C=1, seed=seed, split_seed=seed, split_id=seed, val_accuracy=accuracy)
     svm(tmp_path, C=10, split_id=0, val_accuracy=0.98, test_accuracy=0.5)
-    assert "| MNIST | rbf, C 1, gamma scale | 97.50 ± 0.00 |" in tables(tmp_path, capsys)
+    text = tables(tmp_path, capsys)
+    assert "| MNIST | SVM | rbf, C 1, gamma scale | 97.50 ± 0.00 |" in text
 
 
 def test_seeds_of_one_split_and_runs_without_amp_are_not_taken_for_more_seeds(tmp_path, capsys):
@@ -143,7 +165,9 @@ def test_rows_of_other_devices_and_sizes_are_not_mixed_in(tmp_path, capsys):
 def test_a_failed_run_shows_as_such(tmp_path, capsys):
     resnet(tmp_path)
     resnet(tmp_path, arch="resnet50", status="out_of_memory", reason="CUDA out of memory")
-    assert "| 97.00 [96.70, 97.27] (3) | out of memory |" in tables(tmp_path, capsys)
+    text = tables(tmp_path, capsys)
+    assert "| 97.00 [96.70, 97.27] (3) | out of memory |" in text
+    assert "| out of memory | CUDA out of memory |" in text
 
 
 def test_without_rows_every_cell_says_so(tmp_path, capsys):
@@ -162,35 +186,33 @@ def test_text_in_rows_cannot_break_a_table(tmp_path, capsys):
     assert "<!--" not in text
 
 
-@pytest.mark.parametrize(("hits", "total"), [(0, 10), (9, 10), (13860, 14000), (14000, 14000)])
-def test_wilson_interval_is_scipys(hits, total):
-    expected = binomtest(hits, total).proportion_ci(method="wilson")
-    assert make_tables.wilson_interval(hits / total, total) == pytest.approx(
-        tuple(expected), abs=1e-6
-    )
-
-
 README = "# Title\n" + "".join(
-    f"text\n<!-- table: {name} -->\nold\n<!-- end: {name} -->\n" for name in make_tables.TABLES
+    f"text\n<!-- table: {name} -->\nformer\n<!-- end: {name} -->\n" for name in make_tables.BLOCKS
 )
 
 
 def test_readme_is_filled_between_its_markers_and_checked(tmp_path, capsys):
-    readme = tmp_path / "README.md"
+    readme, folder = tmp_path / "README.md", tmp_path / "results"
     readme.write_text(README)
-    svm(tmp_path)
-    flags = ["--results-dir", str(tmp_path), "--readme", str(readme)]
+    folder.mkdir()
+    svm(folder)
+    flags = ["--results-dir", str(folder), "--readme", str(readme)]
     assert make_tables.main([*flags, "--check"]) == 1
     assert readme.read_text() == README
     assert "run python make_tables.py --readme" in capsys.readouterr().out
     assert make_tables.main(flags) == 0
     text = readme.read_text()
-    assert text.startswith("# Title\ntext\n<!-- table: resnet -->\n\n**MNIST")
-    assert "old" not in text
+    assert text.startswith("# Title\ntext\n<!-- table: answer -->\n\n- MNIST: ")
+    assert "former" not in text
     assert make_tables.main([*flags, "--check"]) == 0
     assert make_tables.main(flags) == 0
     assert readme.read_text() == text
-    svm(tmp_path, test_accuracy=0.9751)
+    details = folder / "README.md"
+    assert details.read_text().startswith("# All results\n")
+    details.write_text(details.read_text() + "more")
+    assert make_tables.main([*flags, "--check"]) == 1
+    assert make_tables.main(flags) == 0
+    svm(folder, test_accuracy=0.9751)
     assert make_tables.main([*flags, "--check"]) == 1
 
 
@@ -198,10 +220,10 @@ def test_readme_is_filled_between_its_markers_and_checked(tmp_path, capsys):
     "text",
     [
         "no markers",
-        README.replace("<!-- end: svm -->", ""),
-        README + "<!-- table: svm -->\n<!-- end: svm -->",
-        README.replace("<!-- end: svm -->", "x").replace(
-            "<!-- table: svm -->", "<!-- end: svm -->"
+        README.replace("<!-- end: resnet -->", ""),
+        README + "<!-- table: resnet -->\n<!-- end: resnet -->",
+        README.replace("<!-- end: resnet -->", "x").replace(
+            "<!-- table: resnet -->", "<!-- end: resnet -->"
         ),
     ],
 )
@@ -209,12 +231,220 @@ def test_a_readme_without_its_markers_is_refused_and_left_alone(tmp_path, capsys
     readme = tmp_path / "README.md"
     readme.write_text(text)
     with pytest.raises(SystemExit) as stop:
-        make_tables.main(["--results-dir", str(tmp_path), "--readme", str(readme)])
+        make_tables.main(["--results-dir", str(tmp_path / "rows"), "--readme", str(readme)])
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert readme.read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md"]
+
+
+def test_both_pages_are_written_or_none(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    flags = ["--results-dir", str(tmp_path / "absent"), "--readme", str(readme)]
+    with pytest.raises(SystemExit) as stop:
+        make_tables.main(flags)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert readme.read_text() == README
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_page_beside_the_rows_is_not_taken_for_the_readme(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    assert outcome(["--results-dir", str(tmp_path), "--readme", str(readme)]) == 2
+    assert readme.read_text() == README
+
+
+def test_one_table_is_printed_by_its_name(tmp_path, capsys):
+    svm(tmp_path)
+    for name in make_tables.TABLES:
+        assert make_tables.main(["--results-dir", str(tmp_path), "--table", name]) == 0
+        text = capsys.readouterr().out
+        assert text.strip()
+        assert text.strip() in tables(tmp_path, capsys)
 
 
 def test_tables_start_without_torch():
     code = "import sys, make_tables; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def committed(tmp_path):
+    """The committed rows in a folder of their own, and the flags that check their pages."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for path in (ROOT / "results").glob("*.csv"):
+        shutil.copy(path, folder)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    flags = ["--results-dir", str(folder), "--readme", str(tmp_path / "README.md")]
+    assert make_tables.main(flags) == 0
+    return folder, [*flags, "--check"]
+
+
+def outcome(flags) -> int:
+    try:
+        return make_tables.main(flags)
+    except SystemExit as stop:
+        return stop.code
+
+
+def rewrite(path, rows: list[list[str]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def test_a_change_of_any_committed_row_fails_the_check(tmp_path, capsys):
+    """Of each file every column and every row in turn, up to 60 cells of it."""
+    folder, flags = committed(tmp_path)
+    assert outcome(flags) == 0
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        cells = [(k % len(rows), k % len(header)) for k in range(max(len(rows), len(header)))]
+        for row, column in cells[:: max(1, len(cells) // 60)]:
+            changed = [list(line) for line in rows]
+            changed[row][column] += "1"
+            rewrite(path, [header, *changed])
+            assert outcome(flags) != 0, (path.name, row, header[column])
+        rewrite(path, [header, *rows[1:]])
+        assert outcome(flags) != 0
+        rewrite(path, [header, *rows])
+    assert outcome(flags) == 0
+
+
+EPOCH = dict.fromkeys(make_tables.CURVES, 0.5)
+CHANGES = {  # of the columns that tables use, in each file
+    "resnet": {
+        "dataset": "fashion", "arch": "resnet34", "optimizer": "sgd", "lr": "0.5", "epochs": "9",
+        "batch_size": "64", "seed": "7", "n_train": "7", "n_val": "7", "n_test": "7",
+        "val_accuracy": "0.5", "test_accuracy": "0.5", "train_time_ms": "7", "threads": "7",
+        "predict_time_ms": "7", "device_name": "other", "precision": "other", "torch": "0",
+        "test_errors": "", "test_classes": "[]", "status": "diverged", "split_id": "other",
+    },
+    "svm": {
+        "kernel": "poly", "C": "7", "gamma": "7", "seed": "7", "val_accuracy": "0.5",
+        "test_accuracy": "0.5", "fit_time_ms": "7", "predict_time_ms": "7", "threads": "7",
+    },
+    "devices": {
+        "test_accuracy": "0.5", "train_time_ms": "7", "training_flops": "7", "step_ms": "7",
+        "step_ms_min": "0.1", "step_ms_max": "99", "images_per_second": "7", "parameters": "7",
+        "peak_memory_mib": "7", "live_parameters": "7", "forward_macs": "7", "forward_flops": "7",
+        "achieved_flops_per_second": "7", "optimizer": "sgd", "arch": "resnet34",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_column_of_every_row_counts_without_the_digest(tmp_path, monkeypatch, name):
+    """No table shrugs off a changed figure of a row that it shows."""
+    monkeypatch.setattr(make_tables.hashlib, "sha256", lambda _: make_tables.hashlib.md5(b""))
+    history = json.dumps([EPOCH, EPOCH])
+    resnet(tmp_path, **errors(1, 2), history=history)
+    resnet(tmp_path, **errors(1, 3, 5), epochs=5, val_accuracy=0.97, train_time_ms=9e4)
+    svm(tmp_path, **errors(1))
+    svm(tmp_path, **errors(5, 6), C=10.0, val_accuracy=0.96)
+    device(tmp_path, optimizer="adam")
+    device(tmp_path, optimizer="adam", device="cuda", train_time_ms=700.0)
+    (tmp_path / "start.md").write_text(README)
+    flags = ["--results-dir", str(tmp_path), "--readme", str(tmp_path / "start.md")]
+    assert make_tables.main(flags) == 0
+    path = tmp_path / f"{name}.csv"
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    for row in range(len(rows)):
+        for column, value in CHANGES[name].items():
+            changed = [list(line) for line in rows]
+            changed[row][header.index(column)] = value
+            rewrite(path, [header, *changed])
+            assert outcome([*flags, "--check"]) != 0, (row, column)
+
+
+HOSTILE = {
+    "a bomb": {"test_errors": base64.b64encode(zlib.compress(bytes(10**8))).decode()},
+    "bad base64": {"test_errors": "####"},
+    "not zlib": {"test_errors": "AAAA"},
+    "a torn stream": {"test_errors": errors(1)["test_errors"][:8]},
+    "too short": {"test_errors": errors(1, total=990)["test_errors"]},
+    "another accuracy": {"test_accuracy": 0.5},
+    "another size": {"n_test": 990},
+    "a fraction of an image": {"n_test": 1000.5},
+    "a huge size": {"n_test": 1e300},
+    "too few of a class": {"test_classes": "[200,0,100,100,100,100,100,100,100,100]"},
+    "nine classes": {"test_classes": "[200,100,100,100,100,100,100,100,100]"},
+    "classes that are words": {"test_classes": '"many"'},
+    "deep classes": {"test_classes": "[" * 100_000},
+    "a history of words": {"history": '[{"train_loss": "low"}]'},
+    "a history that is a number": {"history": "1"},
+    "a deep history": {"history": "[" * 100_000},
+    "an endless loss": {"history": json.dumps([EPOCH | {"val_loss": float("inf")}])},
+    "no time": {"train_time_ms": 0.0},
+    "negative accuracy": {"val_accuracy": -0.1},
+    "no network": {"arch": ""},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
+def test_a_row_that_contradicts_itself_is_refused_in_one_line(tmp_path, capsys, values):
+    resnet(tmp_path, **errors(1))
+    tables(tmp_path, capsys)
+    resnet(tmp_path, **errors(1) | values)
+    assert outcome(["--results-dir", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: cannot read")
+    assert err.count("\n") == 1
+
+
+def test_a_run_that_is_there_twice_is_not_taken_for_two_seeds(tmp_path, capsys):
+    resnet(tmp_path)
+    path = tmp_path / "resnet.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    assert outcome(["--results-dir", str(tmp_path)]) == 2
+    assert "twice" in capsys.readouterr().err
+
+
+def test_no_text_of_a_row_enters_a_chart_and_none_breaks_a_line(tmp_path, capsys):
+    evil = 'x"]\n```\n%%{init}%%</script>|`\u202e'
+    epoch = [EPOCH, EPOCH]
+    resnet(tmp_path, device_name=evil, torch=evil, precision=evil, history=json.dumps(epoch))
+    resnet(tmp_path, epochs=5, train_time_ms=9e5, device_name=evil, torch=evil, precision=evil)
+    svm(tmp_path, device_name=evil, gamma=evil, threads=evil)
+    text = tables(tmp_path, capsys)
+    fences = [line for line in text.splitlines() if line.startswith("```")]
+    assert fences
+    assert fences == ["```mermaid", "```"] * (len(fences) // 2)
+    charts = text.split("```mermaid")[1:]
+    assert not any("init}" in chart.split("```")[0] for chart in charts)
+    assert "\u202e" not in text
+    assert "</script>" not in text
+    for line in text.splitlines():
+        assert line.count("`") % 2 == 0 or line.startswith("```"), line
+
+
+def test_charts_are_in_the_grammar_of_mermaid(tmp_path, capsys):
+    """Names and categories in quotes, numbers without exponents, lines as long as the axis."""
+    rng = random.Random(0)
+    for epochs in (1, 2, 3):
+        history = [{name: rng.random() for name in make_tables.CURVES} for _ in range(epochs)]
+        resnet(
+            tmp_path, epochs=epochs, train_time_ms=10.0**epochs, val_accuracy=0.9 + epochs / 100,
+            history=json.dumps(history),
+        )  # fmt: skip
+    svm(tmp_path, fit_time_ms=1e7)
+    charts = [part.split("```")[0] for part in tables(tmp_path, capsys).split("```mermaid\n")[1:]]
+    assert len(charts) == 4  # accuracy in time on both pages, loss, accuracy
+    for chart in charts:
+        init, kind, title, x_axis, y_axis, *lines = chart.strip().splitlines()
+        assert json.loads(init.removeprefix("%%{init: ").removesuffix("}%%"))
+        assert kind == "xychart-beta"
+        assert title.startswith('    title "')
+        categories = json.loads(x_axis[x_axis.index("[") :])
+        low, high = (float(part) for part in y_axis.rpartition('"')[2].split("-->"))
+        assert low < high
+        for line in lines:
+            values = json.loads(line.removeprefix("    line "))
+            assert len(values) == len(categories)
+            assert "e" not in line.removeprefix("    line ")
+            assert low <= min(values) <= max(values) <= high
