@@ -404,6 +404,18 @@ def test_a_claim_on_both_data_sets_is_not_shown_by_one(tmp_path):
     assert RULES["2"](read(tmp_path))[0] == UNRESOLVED
 
 
+def test_models_of_unequal_training_parts_do_not_judge_a_claim(tmp_path):
+    runs(tmp_path, each(svm={**BAD, "n_train": 10_000}, eighteen=GOOD))
+    assert RULES["5a"](read(tmp_path))[0] == UNMEASURED
+
+
+def test_a_gpu_is_compared_on_the_same_work(tmp_path):
+    """Rows of another number of epochs on the GPU are no match for the CPU's."""
+    device(tmp_path, arch="resnet50", train_time_ms=9e4)
+    device(tmp_path, arch="resnet50", device="cuda", device_name="GPU", epochs=1, train_time_ms=1e3)
+    assert RULES["6"](read(tmp_path))[0] == UNMEASURED
+
+
 def test_three_seeds_resolve_a_large_difference_and_no_small_one(tmp_path):
     for seed in range(3):
         facts = {"seed": seed, "split_seed": seed, "n_train": 3500}
