@@ -149,34 +149,34 @@ def read_history(text: str | None) -> list[dict[str, float]]:
 
 
 def read_errors(row: dict) -> dict:
-    """What a row keeps of its test images: in codes a byte for each (0: right, else 1 + 10 * label
-    + prediction), the places of the wrong ones, and the images of each class; empty if it keeps
-    nothing. ValueError if it contradicts itself."""
+    """What a row keeps of its test images: the places of the wrong ones (None if it keeps none),
+    how many of each label and prediction they are, and the images of each class. They are packed as
+    a byte for each: 0, or 1 + 10 * label + prediction. ValueError if it contradicts itself."""
     if not row.get("test_errors"):
-        return {"codes": b"", "wrong": frozenset(), "classes": []}
+        return {"wrong": None, "confused": Counter(), "classes": []}
     try:
-        inflate, size = zlib.decompressobj(), int(row["n_test"])
-        codes = inflate.decompress(  # one byte more than is right, however much it packs
-            base64.b64decode(row["test_errors"], validate=True), min(size, 10**6) + 1
-        )
+        inflate, size = zlib.decompressobj(), min(int(row["n_test"]), 10**6)
+        packed = base64.b64decode(row["test_errors"], validate=True)
+        codes = inflate.decompress(packed, size + 1)  # no more than that, however much it holds
         classes = json.loads(row["test_classes"])
         wrong = frozenset(place for place, code in enumerate(codes) if code)
-        labels = Counter((codes[place] - 1) // 10 for place in wrong)
+        confused = Counter(divmod(code - 1, 10) for code in codes.translate(None, b"\0"))
+        labels = [sum(confused[k, j] for j in range(10)) for k in range(10)]
         right = (
             inflate.eof
             and not inflate.unused_data
-            and len(codes) == size == row["n_test"] == sum(classes)
-            and len(classes) == 10
-            and all(type(count) is int and count >= labels[k] for k, count in enumerate(classes))
-            and all((code - 1) // 10 != (code - 1) % 10 for code in codes if code)
-            and max(codes) <= 100
+            and len(codes) == row["n_test"] == sum(classes)
+            and list(map(type, classes)) == [int] * 10
+            and all(map(int.__ge__, classes, labels))
+            and sum(labels) == len(wrong)
+            and not any(confused[k, k] for k in range(10))
             and abs(1 - len(wrong) / size - row["test_accuracy"]) < 1e-9
         )
     except (ValueError, TypeError, RecursionError, zlib.error):
         right = False
     if not right:
         raise ValueError("test_errors does not agree with test_classes, n_test or test_accuracy")
-    return {"codes": codes, "wrong": wrong, "classes": classes}
+    return {"wrong": wrong, "confused": confused, "classes": classes}
 
 
 def finished(rows: list[dict]) -> list[dict]:
@@ -351,7 +351,7 @@ def compare(first: list[dict], second: list[dict], same: str = "split_id") -> Di
 def on_one_split(first: dict, second: dict) -> Difference:
     """Of two runs: paired by test image; as if on images of their own where these differ, or where
     test errors are not kept, which is too careful, as models err on the same images."""
-    if first["split_id"] != second["split_id"] or not (first["codes"] and second["codes"]):
+    if first["split_id"] != second["split_id"] or None in (first["wrong"], second["wrong"]):
         return independent(first, second)
     only_first, only_second = first["wrong"] - second["wrong"], second["wrong"] - first["wrong"]
     return paired(len(only_first), len(only_second), first["n_test"])
@@ -861,7 +861,7 @@ def lower_on_fashion(results: Results) -> tuple[str, str]:
     )
     gaps = [compare(first[name], second[name], same="seed") for name in first if name in second]
     least = min(filter(None, gaps), key=lambda gap: gap.size, default=None)
-    return judge(gaps), f"least of {count(len(gaps), 'setting')}: {least}" if least else ""
+    return judge(gaps), f"smallest of {count(len(gaps), 'setting')}: {least}" if least else ""
 
 
 def resnet_over_svm(results: Results, figure: Callable, *, timed: bool = True) -> dict[str, float]:
@@ -1316,22 +1316,16 @@ def budgets(results: Results) -> list[str]:
     ]
 
 
-def confusion(row: dict) -> Counter:
-    """How many test images there are of each label and prediction."""
-    pairs = Counter(divmod(code - 1, 10) for code in row["codes"] if code)
-    wrong = Counter((row["codes"][place] - 1) // 10 for place in row["wrong"])
-    right = {(k, k): number - wrong[k] for k, number in enumerate(row["classes"])}
-    return pairs + Counter(right)
-
-
 def confusion_tables(results: Results) -> list[str]:
     """Confusion matrix and accuracy by class of the best of each model; what it confuses most."""
     tables = []
     for dataset, model in product(compared_datasets(results), MODELS):
-        runs = [row for row in best_of(results, dataset, model) if row["codes"]]
+        runs = [row for row in best_of(results, dataset, model) if row["classes"]]
         names = CLOTHES if dataset == "fashion" else tuple("0123456789")
         for row in runs[:1]:
-            pairs = confusion(row)
+            wrong, pairs = row["confused"], Counter(row["confused"])
+            for k, total in enumerate(row["classes"]):
+                pairs[k, k] = total - sum(wrong[k, j] for j in range(10))
             lines = [
                 [
                     name,
@@ -1340,8 +1334,7 @@ def confusion_tables(results: Results) -> list[str]:
                 ]
                 for k, name in enumerate(names)
             ]
-            wrong = {pair: pairs[pair] for pair in sorted(pairs) if pair[0] != pair[1]}
-            most = sorted(wrong, key=wrong.get, reverse=True)[:5]
+            most = sorted(sorted(wrong), key=wrong.get, reverse=True)[:5]
             taken = "; ".join(f"{names[i]} for {names[j]} {wrong[i, j]}" for i, j in most)
             title = (
                 f"Best {model} on {DATASETS[dataset]}: test images by class (lines) and prediction"
