@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -128,10 +129,12 @@ def parse_row(row: dict[str, str], file: str) -> dict:
 
 
 def harmless(text: str) -> str:
-    """A text in one line, without what ends a cell, a code span or a block, or starts a tag."""
+    """A text in one line, without what ends a cell, a code span or a block, or starts a tag, a link
+    or, on GitHub Pages, a Liquid expression."""
     text = " ".join(text.split())
     if not text.isprintable():
         text = "".join(filter(str.isprintable, text))
+    text = re.sub(r"([{\]])(?=[{%(\[])", r"\1 ", text)
     return text.replace("|", "/").replace("`", "'").replace("<", "&lt;")
 
 
@@ -608,13 +611,8 @@ def compared_datasets(results: dict[str, list[dict]]) -> list[str]:
 
 def answer(results: Results) -> list[str]:
     """What the rows say: the findings, the best of each model, and accuracy against time."""
-    findings = [line for finding in FINDINGS for line in finding(results)]
-    last = compared_datasets(results)[-1]
-    return [
-        "\n".join(f"- {line}" for line in findings),
-        best_table(results),
-        *budget(results, last),
-    ]
+    findings = "\n".join(f"- {line}" for finding in FINDINGS for line in finding(results))
+    return [findings, best_table(results), *budget(results, compared_datasets(results)[-1])]
 
 
 def best_of(results: Results, dataset: str, *models: str) -> list[dict]:
@@ -666,18 +664,16 @@ def finding_gaps(results: Results) -> list[str]:
 
 
 def finding_devices(results: Results) -> list[str]:
-    gains = {name: list(gains_of(results, arch).values()) for arch, name in ARCHITECTURES.items()}
-    parts = [
-        f"{name} {mean(gain for _, gain, _ in each):.1f}" for name, each in gains.items() if each
-    ]
+    parts = []
+    for arch, name in ARCHITECTURES.items():
+        gains = [gain for _, gain, _ in gains_of(results, arch).values()]
+        parts += [f"{name} {mean(gains):.1f}"] if gains else []
     return [f"Times as fast on a GPU as on a CPU, at equal work: {', '.join(parts) or MISSING}."]
 
 
 def finding_dead(results: Results) -> list[str]:
     rows = {row["arch"]: row for row in finished(results["devices"])}
-    parts = [
-        f"{dead(rows[arch])} of {name}" for arch, name in ARCHITECTURES.items() if arch in rows
-    ]
+    parts = [f"{dead(row)} of {ARCHITECTURES[arch]}" for arch, row in sorted(rows.items())]
     return [f"Weights that never meet a pixel at 28x28: {', '.join(parts) or MISSING}."]
 
 
@@ -847,9 +843,8 @@ def fifty_is_not_worth_it(results: Results) -> tuple[str, str]:
     gaps = versus(results, ("ResNet-18",), ("ResNet-50",))
     pairs = [[best_of(results, name, f"ResNet-{depth}") for depth in (50, 18)] for name in CLAIMED]
     times = ", ".join(f"{ratio:.1f}" for pair in pairs if (ratio := time_ratio(*pair)))
-    return judge(gaps.values()), told(gaps) + (
-        f"; training takes {times} times as long" if times else ""
-    )
+    numbers = told(gaps) + (f"; training takes {times} times as long" if times else "")
+    return judge(gaps.values()), numbers
 
 
 def lower_on_fashion(results: Results) -> tuple[str, str]:
@@ -875,9 +870,7 @@ def resnet_over_svm(results: Results, figure: Callable, *, timed: bool = True) -
 
 
 def told_ratios(name: str, ratios: dict[str, float]) -> str:
-    return f"{name}: " + (
-        ", ".join(f"{key} {value:.2f}" for key, value in ratios.items()) or MISSING
-    )
+    return f"{name}: {', '.join(f'{key} {ratios[key]:.2f}' for key in ratios) or MISSING}"
 
 
 def judge_ratios(ratios: dict[str, float], noise: float) -> list[tuple[float, float] | None]:
@@ -1212,14 +1205,13 @@ def settings_tables(results: Results) -> list[str]:
         front = list(map(id, pareto(found)))
         lines = []
         for rows in found:
-            line = [
-                rows[0]["model"],
-                describe(rows),
-                str(len(rows)),
+            line = [rows[0]["model"], describe(rows), str(len(rows))]
+            line += [
                 "/".join(listed(rows, "threads")),
+                percent(rows, "val_accuracy"),
+                percent(rows),
             ]
-            line += [percent(rows, "val_accuracy"), percent(rows)]
-            line += [average(rows, "train_ms"), average(rows, "predict_time_ms")]
+            line += [average(rows, name) for name in ("train_ms", "predict_time_ms")]
             line += beside.get(id(rows), ["", "", "best"])
             lines.append([*line, "yes" if id(rows) in front else ""])
         every = select(results["svm"], dataset=dataset)
@@ -1249,9 +1241,8 @@ def beside_best(rival: Rival) -> list[str]:
 def pareto(found: list[list[dict]]) -> list[list[dict]]:
     """The settings that no other of their machine beats in validation accuracy and time."""
     front, highest = [], {}
-    for rows in sorted(
-        found, key=lambda rows: (milliseconds(rows), -average_of(rows, "val_accuracy"))
-    ):
+    by_accuracy = sorted(found, key=lambda rows: -average_of(rows, "val_accuracy"))
+    for rows in sorted(by_accuracy, key=milliseconds):
         machine, accuracy = tuple(groups(rows, MACHINE)), average_of(rows, "val_accuracy")
         if accuracy > highest.get(machine, -1):
             highest[machine] = accuracy
@@ -1261,19 +1252,11 @@ def pareto(found: list[list[dict]]) -> list[list[dict]]:
 
 def failures(results: Results) -> list[str]:
     """Runs that gave no figure."""
-    rows = [row for file in results.values() for row in file]
-    lines = [
-        [
-            DATASETS[row["dataset"]],
-            row["model"],
-            describe([row]),
-            row["seed"],
-            absent([row]),
-            row["reason"],
-        ]
-        for row in rows
-        if row["status"] not in ("ok", "skipped")
-    ]
+    lines = []
+    for row in (row for rows in results.values() for row in rows):
+        if row["status"] not in ("ok", "skipped"):
+            line = [DATASETS[row["dataset"]], row["model"], describe([row]), row["seed"]]
+            lines.append([*line, absent([row]), row["reason"]])
     header = ["Data set", "Model", "Setting", "Seed", "Status", "Reason"]
     return [table("Runs that failed", header, lines)] if lines else ["No run failed."]
 
@@ -1311,9 +1294,8 @@ def curves(results: Results) -> list[str]:
 
 
 def budgets(results: Results) -> list[str]:
-    return [part for name in compared_datasets(results) for part in budget(results, name)] or [
-        MISSING
-    ]
+    found = [part for name in compared_datasets(results) for part in budget(results, name)]
+    return found or [MISSING]
 
 
 def confusion_tables(results: Results) -> list[str]:
@@ -1326,19 +1308,13 @@ def confusion_tables(results: Results) -> list[str]:
             wrong, pairs = row["confused"], Counter(row["confused"])
             for k, total in enumerate(row["classes"]):
                 pairs[k, k] = total - sum(wrong[k, j] for j in range(10))
-            lines = [
-                [
-                    name,
-                    *(str(pairs[k, j]) for j in range(10)),
-                    proportion(pairs[k, k], row["classes"][k]),
-                ]
-                for k, name in enumerate(names)
-            ]
+            lines = []
+            for k, name in enumerate(names):
+                counts = [str(pairs[k, j]) for j in range(10)]
+                lines.append([name, *counts, proportion(pairs[k, k], row["classes"][k])])
             most = sorted(sorted(wrong), key=wrong.get, reverse=True)[:5]
             taken = "; ".join(f"{names[i]} for {names[j]} {wrong[i, j]}" for i, j in most)
-            title = (
-                f"Best {model} on {DATASETS[dataset]}: test images by class (lines) and prediction"
-            )
+            title = f"Best {model} on {DATASETS[dataset]}: test images by class and prediction"
             note = f"Seed {row['seed']}. Most often taken: {taken or 'none'}."
             tables.append(table(title, ["", *names, "Accuracy (%)"], lines, note))
     return tables or [MISSING]
