@@ -292,6 +292,7 @@ CASES = [
     ("1a", CONTRADICTED, lambda folder: lines(folder, BAD, GOOD)),
     ("1a", UNRESOLVED, lambda folder: lines(folder, GOOD, FAIR)),
     ("1a", UNRESOLVED, lambda folder: lines(folder, GOOD, BAD, number=4)),
+    ("1a", UNRESOLVED, lambda folder: lines(folder, BAD, GOOD, number=3)),
     ("1a", UNMEASURED, lambda folder: resnet(folder)),
     ("1b", SUPPORTED, lambda folder: resnet(folder, test_accuracy=0.9950)),
     ("1b", CONTRADICTED, lambda folder: resnet(folder, test_accuracy=0.9910)),
@@ -391,6 +392,15 @@ def test_an_svm_needs_less_only_if_time_and_size_say_so(tmp_path, time, vectors,
     assert needs(tmp_path, time, vectors) == verdict
 
 
+def test_one_pair_with_the_same_weights_does_not_speak_for_the_others(tmp_path):
+    pins(tmp_path, {"true": 1.0, "false": 1.0}, weights_sha256="other")
+    resnet(tmp_path, epochs=9, device="cuda", pin_memory="true", weights_sha256="same")
+    resnet(tmp_path, epochs=9, device="cuda", pin_memory="false", weights_sha256="same")
+    verdict, numbers = RULES["9a"](read(tmp_path))
+    assert verdict == UNRESOLVED
+    assert numbers == "1 of 5 pairs with the same weights"
+
+
 def test_pinning_that_varies_too_much_is_not_resolved(tmp_path):
     for epochs, factor in ((1, 0.8), (2, 1.3)):
         for pin_memory, time in (("true", 1000.0), ("false", 1000.0 * factor)):
@@ -407,6 +417,29 @@ def test_a_claim_on_both_data_sets_is_not_shown_by_one(tmp_path):
 def test_models_of_unequal_training_parts_do_not_judge_a_claim(tmp_path):
     runs(tmp_path, each(svm={**BAD, "n_train": 10_000}, eighteen=GOOD))
     assert RULES["5a"](read(tmp_path))[0] == UNMEASURED
+
+
+def test_two_gaps_are_as_sure_as_the_one_with_fewer_seeds(tmp_path):
+    """Three seeds on MNIST, one on FashionMNIST: with the normal distribution it would be shown."""
+    runs(tmp_path, {
+        ("fashion", "ResNet-18"): errors(*range(10)), ("fashion", "SVM"): errors(*range(40)),
+    })  # fmt: skip
+    for seed, wrong in enumerate((56, 60, 64)):
+        facts = {"seed": seed, "split_seed": seed, "split_id": f"mnist{seed}", "n_train": 3500}
+        resnet(tmp_path, **facts, **errors(*range(10)))
+        svm(tmp_path, **facts, **errors(*range(wrong)))
+    results = read(tmp_path)
+    first, second = make_tables.versus(results, ("ResNet-18",), ("SVM",)).values()
+    t = (first.size - second.size) / math.hypot(first.error, second.error)
+    assert make_tables.student_p(t, math.inf) < 0.05 < make_tables.student_p(t, 2)
+    assert RULES["5b"](results)[0] == UNRESOLVED
+
+
+def test_times_of_different_machines_give_no_ratio(tmp_path):
+    runs(tmp_path, each(eighteen=GOOD, fifty=BAD))
+    assert "times as long" in RULES["2"](read(tmp_path))[1]
+    runs(tmp_path, each(fifty={**BAD, "threads": 64}))
+    assert "times as long" not in RULES["2"](read(tmp_path))[1]
 
 
 def test_a_gpu_is_compared_on_the_same_work(tmp_path):

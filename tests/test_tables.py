@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import pytest
@@ -408,6 +409,15 @@ def test_a_row_that_contradicts_itself_is_refused_in_one_line(tmp_path, capsys, 
     assert out == ""
     assert err.startswith("error: cannot read")
     assert err.count("\n") == 1
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, capsys):
+    resnet(tmp_path, **errors(1) | HOSTILE["a bomb"])
+    tracemalloc.start()
+    assert outcome(["--results-dir", str(tmp_path)]) == 2
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
 
 
 def test_a_run_that_is_there_twice_is_not_taken_for_two_seeds(tmp_path, capsys):
