@@ -114,8 +114,10 @@ def parse_row(row: dict[str, str], file: str) -> dict:
     for name in (*NUMBERS[file], *(["shared_time_ms"] if row.get("shared_time_ms") else [])):
         if ok or row[name]:
             row[name] = float(row[name])
-            high = 1 if name.endswith("accuracy") else sys.float_info.max
-            if not (0 <= row[name] <= high and (row[name] > 0 or high == 1)):
+            fraction = name.endswith("accuracy")
+            high = 1 if fraction else sys.float_info.max
+            positive = not fraction and name != "shared_time_ms"
+            if not 0 <= row[name] <= high or (positive and row[name] == 0):
                 raise ValueError(f"{name} is {row[name]}")
     row["model"] = "SVM" if file == "svm" else ARCHITECTURES[row["arch"]]
     if ok:
