@@ -11,13 +11,16 @@ import json
 import math
 import os
 import platform
+import random
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from itertools import product
@@ -30,6 +33,7 @@ import torchvision
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 from torchvision.datasets import MNIST, FashionMNIST
 from tqdm import tqdm
@@ -38,12 +42,21 @@ CLASSES = 10
 SIZE = 28  # of an image's side
 EVAL_BATCH = 1000
 WARMUP_STEPS = 3
+CHECKPOINT_SECONDS = 30  # of training, at most, are lost to an interruption, and an epoch
+MAX_FILE_BYTES = 2**30  # a ResNet-50 with Adam's state has 0.24e9
 
 
 def fail(message: str):
     """Print one line on stderr and exit with code 2: the input was wrong, nothing was changed."""
-    print(f"error: {message}", file=sys.stderr)
+    # What a broken file holds does not reach the terminal's controls.
+    line = "".join(character if character.isprintable() else " " for character in message)
+    print(f"error: {line}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its name if it has none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 # --- data and split ------------------------------------------------------------------------------
@@ -84,11 +97,10 @@ def read_official(dataset_class, digest: str, data_dir: Path) -> tuple[Tensor, T
         if sha256(images, labels) != digest:
             raise ValueError("the unpacked files are damaged, delete them")
     except Exception as error:  # torchvision raises anything from AssertionError to zlib.error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fail(
-            f"cannot load {dataset_class.__name__} from {raw}: {reason.rstrip(': ')} (it needs the"
-            " network once, or the four *-ubyte.gz files, whole, in that folder, writable;"
-            " or use --dataset digits)"
+            f"cannot load {dataset_class.__name__} from {raw}: {first_line(error).rstrip(': ')}"
+            " (it needs the network once, or the four *-ubyte.gz files, whole, in that folder,"
+            " writable; or use --dataset digits)"
         )
     return images, labels
 
@@ -171,9 +183,9 @@ def sha256(*tensors: Tensor) -> str:
 
 
 def has_device(name: str) -> bool:
-    """Whether cpu, cuda or mps is there."""
+    """Whether a device is there: cpu, cuda or mps."""
     present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    return name == "cpu" or present[name]()
+    return name == "cpu" or present.get(name, bool)()
 
 
 def pick_device(name: str) -> torch.device:
@@ -347,18 +359,96 @@ def outcome(predictions: Tensor, labels: Tensor) -> dict:
     }
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that holds a training's state after an epoch, and what its bits depend on."""
+
+    path: Path
+    identity: dict[str, str]
+    first_row: int  # the epoch of the first row that is wanted: a later state cannot give it
+
+
+def save_checkpoint(checkpoint: Checkpoint, model, optimizer, scaler, history: list[Epoch]) -> None:
+    """Keep all that a training needs to go on; where that fails it goes on without."""
+    state = io.BytesIO()
+    torch.save(
+        {
+            "identity": checkpoint.identity,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict()["state"],
+            "scaler": scaler.state_dict(),
+            "history": [list(astuple(epoch)) for epoch in history],
+        },
+        state,
+    )
+    try:
+        checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(checkpoint.path.parent):
+            # torch.load does not notice a flipped bit.
+            digest = hashlib.sha256(state.getbuffer()).digest()
+            write_file(checkpoint.path, digest + state.getvalue())
+    except OSError as error:
+        say(f"  no checkpoint: {error}")
+
+
+def load_checkpoint(checkpoint: Checkpoint, model, optimizer, scaler) -> list[Epoch]:
+    """Put a training back to where its checkpoint was saved; returns the epochs until then, none
+    without a checkpoint. Exits 2 if that is damaged, or of anything but this very training."""
+    try:
+        content = read_bytes(checkpoint.path)
+        digest, content = content[:32], content[32:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("it is damaged")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        for name, value in checkpoint.identity.items():
+            if (old := state["identity"].get(name)) != value:
+                raise ValueError(
+                    f"its {name} was {old!r:.60} and is {value!r} now, go back to that"
+                )
+        history = [Epoch(int(number), *map(float, rest)) for number, *rest in state["history"]]
+        if len(history) >= checkpoint.first_row:
+            say(f"  starting anew: {checkpoint.path} is past epoch {checkpoint.first_row}")
+            return []
+        restore(model, optimizer, scaler, state)
+    except FileNotFoundError:
+        return []
+    except Exception as error:  # torch raises anything
+        fail(
+            f"cannot go on from {checkpoint.path}: {first_line(error)};"
+            " or delete it to start this run anew"
+        )
+    say(f"  going on after epoch {len(history)}, from {checkpoint.path}")
+    return history
+
+
+def restore(model, optimizer, scaler, state: dict) -> None:
+    """Take over a state that save_checkpoint saved. Raises if it does not fit."""
+    model.load_state_dict(state["model"])
+    scaler.load_state_dict(state["scaler"])
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
+    for parameter, values in optimizer.state.items():  # PyTorch does not look at these shapes
+        for value in filter(torch.is_tensor, values.values()):
+            if value.shape not in (parameter.shape, ()):
+                raise ValueError("its optimizer's state does not fit")
+
+
 def fit(
     model, optimizer, train: Part, val: Part, *, epochs: int, batch_size: int, seed: int,
-    pin_memory: bool = False, label: str = "",
+    pin_memory: bool = False, label: str = "", checkpoint: Checkpoint | None = None,
 ) -> Iterator[Epoch]:  # fmt: skip
     """Train, and yield an Epoch after each; test images never come here.
 
     The batch order depends on seed alone and the learning rate is constant, so the first epochs of
-    a long run are a short run. Raises FloatingPointError if the loss is not finite."""
+    a long run are a short run. Epochs that a checkpoint holds are yielded as they were. Raises
+    FloatingPointError if the loss is not finite."""
     device, scaler = device_of(model), make_scaler(model)
-    generator = torch.Generator().manual_seed(seed)
+    history = load_checkpoint(checkpoint, model, optimizer, scaler) if checkpoint else []
+    yield from history
+    generator, unsaved_ms = torch.Generator().manual_seed(seed), 0.0
     for number in range(1, epochs + 1):
         batches = batch_indices(torch.randperm(len(train.labels), generator=generator), batch_size)
+        if number <= len(history):  # its order has been drawn: the next is what it would have been
+            continue
         start = clock(device)
         train_loss, train_accuracy = train_epoch(
             model, optimizer, scaler, train, batches, pin_memory=pin_memory,
@@ -371,7 +461,17 @@ def fit(
                 f"epoch {number}: training loss is {train_loss}, validation loss {val_loss}"
             )
         val_accuracy = accuracy(predictions, val.labels)
-        yield Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, train_time_ms)
+        history.append(
+            Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, train_time_ms)
+        )
+        yield history[-1]
+        # By now its row is safe: a training that goes on from here will not give that again.
+        unsaved_ms += train_time_ms
+        if checkpoint and number < epochs and unsaved_ms >= 1e3 * CHECKPOINT_SECONDS:
+            save_checkpoint(checkpoint, model, optimizer, scaler, history)
+            unsaved_ms = 0.0
+    if checkpoint:
+        checkpoint.path.unlink(missing_ok=True)
 
 
 def time_steps(
@@ -399,6 +499,7 @@ def time_steps(
 
 # --- rows ----------------------------------------------------------------------------------------
 
+FINISHED = ("ok", "collapsed")  # a status of rows that running again would not change
 ENVIRONMENT = (
     "device_name", "cpu_name", "threads", "python", "torch", "torchvision", "sklearn", "numpy",
     "commit", "finished_utc",
@@ -442,15 +543,26 @@ def locked(folder: Path):
         yield
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises OSError if it is no plain file, or larger than any of ours."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+        raise OSError(f"it is not a file of at most {MAX_FILE_BYTES:,} bytes")
+    return path.read_bytes()
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file in one step: whoever reads it, after a crash too, sees the old or the new.
     The caller holds the folder's lock."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there is no room to waste on a disk that is full
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
@@ -468,30 +580,37 @@ def row_key(row: dict, key: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(to_text(row[name]) for name in key)
 
 
-def load_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """All rows of a CSV file, none if it is absent. Exits 2 if its columns are not these."""
+def read_rows(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, str]], bytes]:
+    """The rows of a CSV file, none if it is absent, and what follows its last line end: a line that
+    something else tore. Exits 2 if its columns are not these."""
     csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
-        with path.open(newline="") as file:
-            header, *lines = list(csv.reader(file, strict=True)) or [list(columns)]
+        whole, end, torn = read_bytes(path).rpartition(b"\n")
+        text = io.StringIO((whole + end).decode(), newline="")
+        header, *lines = list(csv.reader(text, strict=True)) or [list(columns)]
     except FileNotFoundError:
-        return []
+        return [], b""
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         fail(f"cannot read {path}: {error}; mend it or use another --results-dir")
     if tuple(header) != columns:
         odd = sorted(set(header) ^ set(columns)) or ["their order"]
         fail(
-            f"{path} has other columns than this version writes ({', '.join(odd)});"
+            f"{path} has other columns than this version writes ({', '.join(odd)!r:.200});"
             " move it away or use another --results-dir"
         )
     for number, line in enumerate(lines, 2):
         if len(line) != len(columns):
             fail(f"{path}: row {number} is torn; remove it or use another --results-dir")
-    return [dict(zip(columns, line, strict=True)) for line in lines]
+    return [dict(zip(columns, line, strict=True)) for line in lines], torn
+
+
+def load_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """All whole rows of a CSV file, as read_rows."""
+    return read_rows(path, columns)[0]
 
 
 def save_row(path: Path, row: dict, columns: tuple[str, ...], key: tuple[str, ...]) -> None:
-    """Put a row into the file, in place of one with the same key; a failure never replaces ok.
+    """Put a row into the file, in place of one with the same key; a failure replaces no result.
 
     The file is rewritten under the folder's lock and replaced in one step, so that no row is torn,
     doubled or lost, whatever is killed when."""
@@ -499,14 +618,26 @@ def save_row(path: Path, row: dict, columns: tuple[str, ...], key: tuple[str, ..
         raise ValueError(f"no such columns: {unknown}")
     row = dict.fromkeys(columns, "") | {name: to_text(value) for name, value in row.items()}
     with locked(path.parent):
-        rows = {row_key(old, key): old for old in load_rows(path, columns)}
+        rows, torn = read_rows(path, columns)
+        rows = {row_key(old, key): old for old in rows}
         old = rows.pop(row_key(row, key), None)
-        rows[row_key(row, key)] = old if old and old["status"] == "ok" != row["status"] else row
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-        write_file(path, text.getvalue().encode())
+        keep = old and old["status"] in FINISHED and row["status"] not in FINISHED
+        rows[row_key(row, key)] = old if keep else row
+        replace_rows(path, rows.values(), torn, columns)
+
+
+def replace_rows(path: Path, rows: Iterable[dict], torn: bytes, columns: tuple[str, ...]) -> None:
+    """Write a CSV file anew, its torn line into a file beside it. The caller holds the lock."""
+    if torn:
+        aside = path.with_name(f"{path.name}.torn")
+        with aside.open("ab") as file:
+            file.write(torn + b"\n")
+        say(f"{path}: its last line was torn, and is in {aside} now; all other rows are used")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())
 
 
 # --- grids ---------------------------------------------------------------------------------------
@@ -523,41 +654,111 @@ class Job:
     rows: list[dict]
     estimate: Callable[[list[dict]], float | None]
     run: Callable[[list[dict]], Iterator[dict]]
+    checkpoint: Path | None = None  # what the job leaves while it is not done
+
+    def clean_up(self) -> None:
+        if self.checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
+
+
+def rank() -> int:
+    """torchrun's number of this process; 0 without torchrun."""
+    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
+
+
+def join_ranks() -> tuple[dist.Store, int]:
+    """The store that all ranks of torchrun share, and their number; one rank without torchrun.
+    Each takes a GPU of its own, as far as there are enough."""
+    if not dist.is_torchelastic_launched():
+        return dist.HashStore(), 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    store, _, ranks = next(dist.rendezvous("env://"))
+    return store, ranks
+
+
+def gather(store: dist.Store, ranks: int, name: str, value: str) -> list[str]:
+    """Every rank's value, once all have given one."""
+    store.set(f"{name}/{rank()}", value)
+    names = [f"{name}/{other}" for other in range(ranks)]
+    while not store.check(names):  # store.wait would not listen to Ctrl-C
+        time.sleep(0.2)
+    return [store.get(name).decode() for name in names]
+
+
+def take_jobs(store: dist.Store, jobs: list[Job], *, fail_fast: bool) -> Iterator[tuple[int, Job]]:
+    """The jobs that no other rank has taken, with their numbers, each as this rank is free."""
+    for number, job in enumerate(jobs, 1):
+        if fail_fast and store.add("failed", 0):
+            return
+        if store.add(f"taken/{job.rows[0]}", 1) == 1:
+            yield number, job
 
 
 def run_jobs(
     args, jobs: list[Job], path: Path, *, columns: tuple[str, ...], key: tuple[str, ...],
-    summary: Callable[[dict], str], again: Callable[[dict], bool] = lambda row: False,
+    summary: Callable[[dict], str], main: Callable[[list[str]], int],
+    again: Callable[[dict], bool] = lambda row: False,
 ) -> int:  # fmt: skip
     """Run what is not in the file yet (or list it, with --dry-run); returns the exit code.
 
-    again(row) tells that a row is to be run although it is there."""
+    again(row) tells that a row is to be run although it is there. The ranks of torchrun share the
+    work, and each knows the rows of all, also where nodes have a file each."""
+    if args.verify:
+        return verify(args, path, columns=columns, key=key, main=main)
+    elsewhere = set()
+
+    def finished() -> set[str]:
+        rows = load_rows(path, columns)
+        return {str(row_key(row, key)) for row in rows if row["status"] in FINISHED}
 
     def rows_left(job: Job) -> list[dict]:
-        done = {row_key(row, key) for row in load_rows(path, columns) if row["status"] == "ok"}
-        return [
-            row for row in job.rows if args.force or again(row) or row_key(row, key) not in done
-        ]
+        done = set() if args.force else elsewhere | finished()
+        return [row for row in job.rows if again(row) or str(row_key(row, key)) not in done]
 
+    if not args.dry_run:
+        prepare(path, columns)
+        store, ranks = join_ranks()
+        for rows in gather(store, ranks, "finished", json.dumps(list(finished()))):
+            elsewhere.update(json.loads(rows))
     work = [(job, rows_left(job)) for job in jobs]
     total, n_left = sum(len(job.rows) for job in jobs), sum(len(left) for _, left in work)
-    say(f"{total} rows asked for, {total - n_left} are in {path}, {n_left} to run")
+    say_once(f"{total} rows asked for, {total - n_left} are in {path}, {n_left} to run")
     if args.dry_run:
-        list_jobs(work)
-        return 0
-    check_writable(path.parent, "--results-dir")
-    code_commit()  # now, before anyone edits the code that runs
-    torch.backends.cudnn.deterministic = True  # the same bits in every run
-    failed, todo = 0, [(job, left) for job, left in work if left]
-    for number, (job, _) in enumerate(todo, 1):
+        return list_jobs(work) if rank() == 0 else 0
+    todo = [job for job, left in work if left or job.clean_up()]
+    for number, job in take_jobs(store, todo, fail_fast=args.fail_fast):
         say(f"[{number}/{len(todo)}] {job.name}")
+        if args.force:
+            job.clean_up()
         for row in run_job(job, rows_left(job), key):  # another process may have run some
             save_row(path, row, columns, key)
-            failed += row["status"] not in ("ok", "skipped")
-            say(summary(row) if row["status"] == "ok" else f"{row['status']}: {row['reason']}")
+            done = row["status"] in FINISHED
+            store.add(row["status"] if done or row["status"] == "skipped" else "failed", 1)
+            say(summary(row) if done else f"{row['status']}: {row['reason']}")
+    gather(store, ranks, "end", "")  # torchrun would end the others if one failed before
+    return report(store)
+
+
+def prepare(path: Path, columns: tuple[str, ...]) -> None:
+    """What is to be done once, before any work."""
+    check_writable(path.parent, "--results-dir")
+    with locked(path.parent):
+        rows, torn = read_rows(path, columns)
+        if torn:
+            replace_rows(path, rows, torn, columns)
+    code_commit()  # now, before anyone edits the code that runs
+    torch.backends.cudnn.deterministic = True  # the same bits in every run
+
+
+def report(store: dist.Store) -> int:
+    """Say, once, what has gone wrong on any rank; returns the exit code."""
+    failed, collapsed = store.add("failed", 0), store.add("collapsed", 0)
+    if collapsed:
+        say_once(f"{collapsed} rows collapsed: that is their result, they are not run again")
     if failed:
-        say(f"{failed} rows failed; run the same command again to retry them")
-    return 1 if failed else 0
+        say_once(f"{failed} rows failed; run the same command again to retry them")
+    return 1 if failed and rank() == 0 else 0
 
 
 def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict]:
@@ -569,7 +770,7 @@ def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict]:
     try:
         for row in job.run(list(left.values())):
             del left[row_key(row, key)]
-            yield {"status": "ok"} | row | environment(row["device"])
+            yield judge(row) | row | environment(row["device"])
     except FloatingPointError as error:
         failure = {"status": "diverged", "reason": str(error)}
     except (RuntimeError, MemoryError) as error:
@@ -580,7 +781,66 @@ def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict]:
         yield row | failure | environment(row["device"])
 
 
-def list_jobs(work: list[tuple[Job, list[dict]]]) -> None:
+def judge(row: dict) -> dict:
+    """A result's status: ok, or collapsed if its validation accuracy is, by three standard errors,
+    less than twice that of guessing. A collapsed run has failed at nothing but learning."""
+    twice = 2 / CLASSES
+    error = math.sqrt(twice * (1 - twice) / row.get("n_val", math.inf))
+    if row.get("val_accuracy", 1.0) >= twice - 3 * error:
+        return {"status": "ok"}
+    reason = f"validation accuracy {row['val_accuracy']:.2%}, about that of guessing"
+    return {"status": "collapsed", "reason": reason}
+
+
+RESULTS = (
+    "status", "split_id", "val_accuracy", "test_accuracy", "test_errors", "weights_sha256",
+    "support_vectors", "iterations",
+)  # fmt: skip
+
+
+def verify(args, path: Path, *, columns: tuple[str, ...], key: tuple[str, ...], main) -> int:
+    """Run some recorded rows again, in another folder, and compare; returns 1 if a result differs.
+    Exits 2 if there is none that this machine can run."""
+    if dist.is_torchelastic_launched():
+        fail("--verify: it runs in one process, without torchrun")
+    rows = [
+        row for row in load_rows(path, columns)
+        if row["status"] in FINISHED and has_device(row["device"])
+    ]  # fmt: skip
+    if not rows:
+        fail(f"--verify: {path} has no finished row that could be run on this machine's devices")
+    chosen, n_same = random.Random(args.seed[0]).sample(rows, min(args.verify, len(rows))), 0
+    for number, row in enumerate(chosen, 1):
+        with tempfile.TemporaryDirectory() as folder:
+            main([*flags_of(row, key, args), f"--results-dir={folder}"])
+            (now,) = load_rows(Path(folder) / path.name, columns)
+        # Of an older row, a column may be empty.
+        results = [name for name in RESULTS if name in columns and row[name] not in ("", now[name])]
+        where = [name for name in (*key, *ENVIRONMENT[:-1]) if row[name] != now[name]]
+        n_same += not results
+        say(f"{number}/{len(chosen)}: {'differs in ' + ', '.join(results) if results else 'same'}")
+        say("  environment: " + ("the same" if not where else ", ".join(
+            f"{name} was {row[name]!r:.60}, is {now[name]!r}" for name in where
+        )))  # fmt: skip
+    say(f"{n_same} of {len(chosen)} rows came out the same")
+    return 0 if n_same == len(chosen) else 1
+
+
+def flags_of(row: dict[str, str], key: tuple[str, ...], args) -> list[str]:
+    """The command line that makes a recorded row; what is no value of a flag is refused there."""
+    flags = [f"--data-dir={args.data_dir}"]
+    for name in key:
+        flag = {"optimizer": "opt", "batch_size": "bs"}.get(name, name)
+        if flag not in args or row[name] in ("", "n/a"):
+            continue
+        if isinstance(getattr(args, flag), bool):
+            flags.append(f"--{'' if row[name] == 'true' else 'no-'}{flag}")
+        else:
+            flags.append(f"--{flag.replace('_', '-')}={row[name]}")
+    return flags
+
+
+def list_jobs(work: list[tuple[Job, list[dict]]]) -> int:
     """Print every job with about how long its rows that are left will take."""
     seconds, unknown = 0.0, 0
     for job, left in work:
@@ -590,6 +850,7 @@ def list_jobs(work: list[tuple[Job, list[dict]]]) -> None:
         seconds += estimate or 0.0
         unknown += estimate is None
     say(f"about {format_time(seconds)} in all" + (f", and {unknown} unknown" if unknown else ""))
+    return 0
 
 
 def check_writable(folder: Path, flag: str) -> None:
@@ -640,6 +901,9 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     group.add_argument("--dry-run", action="store_true",
                        help="list the runs, which are done, and an estimate of the time")
     group.add_argument("--force", action="store_true", help="run again what is already there")
+    group.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
+    group.add_argument("--verify", type=number(int, low=1), metavar="N",
+                       help="run N rows of the file again, chosen by --seed, and compare")
     # fmt: on
     return parser
 
@@ -674,14 +938,32 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def say_once(message: str) -> None:
+    """Print a line on one rank only."""
+    if rank() == 0:
+        say(message)
+
+
+def stop(number: int, _) -> None:
+    """Handle SIGINT and SIGTERM; a second one ends the process at once, which loses nothing."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
+
+
 def run_main(main: Callable[[], int]) -> None:
     """Run a script; Ctrl-C, a full disk and the like end it with one line."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         raise SystemExit(main())
-    except KeyboardInterrupt:
-        print("interrupted: finished rows are kept; run it again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as interrupt:
+        print(
+            "interrupted: finished rows are kept, and the last checkpoint; run it again to go on",
+            file=sys.stderr,
+        )
+        raise SystemExit(128 + next(iter(interrupt.args), signal.SIGINT)) from None
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os._exit(1)
-    except OSError as error:
-        fail(f"{error}; finished rows are kept")
+    except (OSError, dist.DistError) as error:
+        fail(f"{first_line(error)}; finished rows are kept")

@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     ]
     path = args.results_dir / "devices.csv"
-    return common.run_jobs(args, jobs, path, columns=COLUMNS, key=KEY, summary=summary)
+    return common.run_jobs(args, jobs, path, columns=COLUMNS, key=KEY, summary=summary, main=main)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ not loading, warm-up (warmup_time_ms), validation, or the test set (predict_time
 """
 
 import copy
+import hashlib
 import io
 import json
 from argparse import BooleanOptionalAction
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 import common
-from common import DATASETS, Classifier, say
+from common import DATASETS, Classifier, say, say_once
 
 ARCHITECTURES = {
     "resnet18": models.resnet18,
@@ -126,6 +127,10 @@ class LiveConv2d(nn.Module):
         weight[self.live] = self.weight.detach()
         destination[prefix + "weight"] = weight
 
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict[prefix + "weight"] = state_dict[prefix + "weight"][self.live]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 def specialise(network: nn.Module, size: int = common.SIZE) -> nn.Module:
     """Put LiveConv2d in place of each convolution, for images [n, 1, size, size]: the same function
@@ -164,16 +169,21 @@ def time_steps(setting: Setting, *, windows: int, steps: int) -> tuple[float, li
 
 
 def train(
-    setting: Setting, epochs: list[int], split: common.Split, save_dir: Path | None = None
-) -> Iterator[dict]:
-    """Train once, to the largest of epochs, and yield a row at each of them."""
+    setting: Setting, epochs: list[int], split: common.Split, *,
+    save_dir: Path | None = None, checkpoint: Path | None = None,
+) -> Iterator[dict]:  # fmt: skip
+    """Train once, to the largest of epochs, and yield a row at each of them; go on from the
+    checkpoint, if there is one."""
     device = torch.device(setting.device)
     warmup_time_ms, _ = time_steps(setting, windows=0, steps=0)
     model, optimizer = build(setting, split.scale)
+    if checkpoint is not None:
+        checkpoint = common.Checkpoint(checkpoint, identity(setting, split), min(epochs))
     history = []
     for epoch in common.fit(
         model, optimizer, split.train, split.val, epochs=max(epochs), seed=setting.seed,
         batch_size=setting.batch_size, pin_memory=setting.pin_memory == "true", label=setting.arch,
+        checkpoint=checkpoint,
     ):  # fmt: skip
         history.append(epoch)
         say(describe(epoch, of=max(epochs)))
@@ -201,6 +211,22 @@ def train(
         }
 
 
+@cache
+def code_digest() -> str:
+    """Of the code that a training runs."""
+    code = b"".join(Path(name).read_bytes() for name in (common.__file__, __file__))
+    return hashlib.sha256(code).hexdigest()[:12]
+
+
+def identity(setting: Setting, split: common.Split) -> dict[str, str]:
+    """All that a training's bits depend on, but for the number of epochs."""
+    where = common.environment(setting.device)
+    names = ("device_name", "cpu_name", "threads", "torch")
+    values = asdict(setting) | {"split_id": split.split_id, "code": code_digest()}
+    values |= {name: where[name] for name in names}
+    return {name: common.to_text(value) for name, value in values.items()}
+
+
 def describe(epoch: common.Epoch, of: int) -> str:
     """One line of a log."""
     return (
@@ -212,8 +238,9 @@ def describe(epoch: common.Epoch, of: int) -> str:
 
 
 def model_path(folder: Path, row: dict) -> Path:
-    """Where --save-model puts a row's weights."""
-    return folder / ("-".join(filter(None, common.row_key(row, KEY))).replace("/", "_") + ".pt")
+    """Where --save-model puts a row's weights; without epochs, where a training's state goes."""
+    texts = common.row_key(row, [name for name in KEY if name in row])
+    return folder / ("-".join(filter(None, texts)).replace("/", "_") + ".pt")
 
 
 def save_model(path: Path, network: nn.Module) -> None:
@@ -306,23 +333,28 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     device = common.pick_device(args.device)
     precision, reason = common.pick_precision(device, args.amp)
-    say(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
+    say_once(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
     if device.type != "cuda":
         args.pin_memory = ["n/a"]
-        say(f"pin_memory has nothing to do on {device}: its rows say n/a")
+        say_once(f"pin_memory has nothing to do on {device}: its rows say n/a")
     if args.save_model is not None and not args.dry_run:
         common.check_writable(args.save_model, "--save-model")
 
     def job(setting: Setting) -> common.Job:
+        checkpoint = model_path(args.results_dir / ".checkpoints", asdict(setting))
+
         def run(rows: list[dict]) -> Iterator[dict]:
-            split = common.split_of(setting, args.data_dir)
-            return train(setting, [row["epochs"] for row in rows], split, args.save_model)
+            return train(
+                setting, [row["epochs"] for row in rows], common.split_of(setting, args.data_dir),
+                save_dir=args.save_model, checkpoint=checkpoint,
+            )  # fmt: skip
 
         return common.Job(
             name=str(setting),
             rows=[asdict(setting) | {"epochs": epochs} for epochs in sorted(set(args.epochs))],
             estimate=lambda rows: estimate_seconds(setting, [row["epochs"] for row in rows]),
             run=run,
+            checkpoint=checkpoint,
         )
 
     def unsaved(row: dict) -> bool:
@@ -331,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = [job(setting) for setting in grid(args, device, args.pin_memory)]
     path = args.results_dir / "resnet.csv"
     return common.run_jobs(
-        args, jobs, path, columns=COLUMNS, key=KEY, summary=summary, again=unsaved
+        args, jobs, path, columns=COLUMNS, key=KEY, summary=summary, main=main, again=unsaved
     )
 
 

@@ -648,7 +648,7 @@ def main(argv: list[str] | None = None) -> int:
 
     return common.run_jobs(
         args, [job(setting) for setting in grid(args)], path,
-        columns=COLUMNS, key=KEY, summary=summary,
+        columns=COLUMNS, key=KEY, summary=summary, main=main,
     )  # fmt: skip
 
 
