@@ -677,21 +677,27 @@ def join_ranks() -> tuple[dist.Store, int]:
     return store, ranks
 
 
-def gather(store: dist.Store, ranks: int, name: str, value: str) -> list[str]:
-    """Every rank's value, once all have given one."""
-    store.set(f"{name}/{rank()}", value)
-    names = [f"{name}/{other}" for other in range(ranks)]
-    while not store.check(names):  # store.wait would not listen to Ctrl-C
-        time.sleep(0.2)
-    return [store.get(name).decode() for name in names]
+def meet(store: dist.Store, ranks: int, name: str) -> None:
+    """Wait until all ranks have come here."""
+    store.set(f"{name}/{rank()}", "")
+    while not store.check([f"{name}/{other}" for other in range(ranks)]):
+        time.sleep(0.2)  # store.wait would not listen to Ctrl-C
 
 
-def take_jobs(store: dist.Store, jobs: list[Job], *, fail_fast: bool) -> Iterator[tuple[int, Job]]:
-    """The jobs that no other rank has taken, with their numbers, each as this rank is free."""
+def recall(store: dist.Store, name: str) -> str:
+    """What is stored under a name; nothing if there is no such name."""
+    return store.get(name).decode() if store.check([name]) else ""
+
+
+def take_jobs(
+    store: dist.Store, jobs: list[Job], *, owner: str, fail_fast: bool
+) -> Iterator[tuple[int, Job]]:
+    """The jobs that no other rank has taken, with their numbers, each when this one is free. Those
+    that it took before torchrun started it anew are still its own."""
     for number, job in enumerate(jobs, 1):
-        if fail_fast and store.add("failed", 0):
+        if fail_fast and recall(store, "failed"):
             return
-        if store.add(f"taken/{job.rows[0]}", 1) == 1:
+        if store.compare_set(f"taken/{job.rows[0]}", "", owner).decode() == owner:
             yield number, job
 
 
@@ -703,45 +709,54 @@ def run_jobs(
     """Run what is not in the file yet (or list it, with --dry-run); returns the exit code.
 
     again(row) tells that a row is to be run although it is there. The ranks of torchrun share the
-    work, and each knows the rows of all, also where nodes have a file each."""
+    work, and each knows which rows the others have, also where nodes have a file each."""
     if args.verify:
         return verify(args, path, columns=columns, key=key, main=main)
-    elsewhere = set()
 
-    def finished() -> set[str]:
+    def name(row: dict) -> str:
+        return f"row/{row_key(row, key)}"
+
+    def finished() -> dict[str, str]:
         rows = load_rows(path, columns)
-        return {str(row_key(row, key)) for row in rows if row["status"] in FINISHED}
+        return {name(row): row["status"] for row in rows if row["status"] in FINISHED}
 
     def rows_left(job: Job) -> list[dict]:
-        done = set() if args.force else elsewhere | finished()
-        return [row for row in job.rows if again(row) or str(row_key(row, key)) not in done]
+        here = finished()  # read anew: another process may have run some
+        return [
+            row for row in job.rows
+            if args.force or again(row)
+            or not (name(row) in here or recall(store, name(row)) in FINISHED)
+        ]  # fmt: skip
 
-    if not args.dry_run:
-        prepare(path, columns)
-        store, ranks = join_ranks()
-        for rows in gather(store, ranks, "finished", json.dumps(list(finished()))):
-            elsewhere.update(json.loads(rows))
+    store, ranks = (dist.HashStore(), 1) if args.dry_run else start(path, columns)
+    for row, status in finished().items():
+        store.set(row, status)
+    meet(store, ranks, "start")
     work = [(job, rows_left(job)) for job in jobs]
     total, n_left = sum(len(job.rows) for job in jobs), sum(len(left) for _, left in work)
     say_once(f"{total} rows asked for, {total - n_left} are in {path}, {n_left} to run")
     if args.dry_run:
         return list_jobs(work) if rank() == 0 else 0
     todo = [job for job, left in work if left or job.clean_up()]
-    for number, job in take_jobs(store, todo, fail_fast=args.fail_fast):
+    for number, job in take_jobs(store, todo, owner=str(rank()), fail_fast=args.fail_fast):
         say(f"[{number}/{len(todo)}] {job.name}")
         if args.force:
             job.clean_up()
-        for row in run_job(job, rows_left(job), key):  # another process may have run some
+        for row in run_job(job, rows_left(job), key):
             save_row(path, row, columns, key)
-            done = row["status"] in FINISHED
-            store.add(row["status"] if done or row["status"] == "skipped" else "failed", 1)
-            say(summary(row) if done else f"{row['status']}: {row['reason']}")
-    gather(store, ranks, "end", "")  # torchrun would end the others if one failed before
-    return report(store)
+            store.set(name(row), row["status"])
+            if row["status"] in FINISHED:
+                say(summary(row))
+            elif row["status"] != "skipped":
+                store.set("failed", "yes")
+            if "reason" in row:
+                say(f"  {row['status']}: {row['reason']}")
+    meet(store, ranks, "end")  # torchrun would end the others if one failed before
+    return report([recall(store, name(row)) for job in jobs for row in job.rows])
 
 
-def prepare(path: Path, columns: tuple[str, ...]) -> None:
-    """What is to be done once, before any work."""
+def start(path: Path, columns: tuple[str, ...]) -> tuple[dist.Store, int]:
+    """Get ready for work, before any is done; returns the ranks' store and their number."""
     check_writable(path.parent, "--results-dir")
     with locked(path.parent):
         rows, torn = read_rows(path, columns)
@@ -749,11 +764,13 @@ def prepare(path: Path, columns: tuple[str, ...]) -> None:
             replace_rows(path, rows, torn, columns)
     code_commit()  # now, before anyone edits the code that runs
     torch.backends.cudnn.deterministic = True  # the same bits in every run
+    return join_ranks()
 
 
-def report(store: dist.Store) -> int:
-    """Say, once, what has gone wrong on any rank; returns the exit code."""
-    failed, collapsed = store.add("failed", 0), store.add("collapsed", 0)
+def report(statuses: list[str]) -> int:
+    """Say, once, what of all rows is no plain result; returns the exit code."""
+    collapsed = statuses.count("collapsed")
+    failed = sum(status not in (*FINISHED, "skipped", "") for status in statuses)
     if collapsed:
         say_once(f"{collapsed} rows collapsed: that is their result, they are not run again")
     if failed:

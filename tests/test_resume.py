@@ -335,6 +335,12 @@ def test_a_trainings_identity_is_all_that_its_bits_depend_on(small):
     assert set(train_resnet.identity(setting, small)) == names
 
 
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/../../b", ""])
+def test_a_file_of_a_row_is_in_its_folder(tmp_path, name):
+    row = dict.fromkeys(train_resnet.KEY, name)
+    assert train_resnet.model_path(tmp_path, row).resolve().parent == tmp_path.resolve()
+
+
 # --- signals -------------------------------------------------------------------------------------
 
 
@@ -356,3 +362,10 @@ def test_a_signal_stops_in_one_line_and_keeps_the_checkpoint(tmp_path, number, c
     assert error.count("\n") == 1
     assert [row["epochs"] for row in rows(tmp_path / "results")] == ["1"]
     assert len(checkpoints(str(tmp_path / "results"))) == 1
+
+
+def test_the_drill_ends_with_the_rows_of_an_undisturbed_grid():
+    command = [sys.executable, str(ROOT / "tests/drill.py"), "--kills", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "12 rows, equal" in done.stdout
