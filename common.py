@@ -728,10 +728,12 @@ def run_jobs(
             or not (name(row) in here or recall(store, name(row)) in FINISHED)
         ]  # fmt: skip
 
-    store, ranks = (dist.HashStore(), 1) if args.dry_run else start(path, columns)
-    for row, status in finished().items():
-        store.set(row, status)
-    meet(store, ranks, "start")
+    store = dist.HashStore()
+    if not args.dry_run:
+        store, ranks = start(path, columns)
+        for row, status in finished().items():
+            store.set(row, status)
+        meet(store, ranks, "start")
     work = [(job, rows_left(job)) for job in jobs]
     total, n_left = sum(len(job.rows) for job in jobs), sum(len(left) for _, left in work)
     say_once(f"{total} rows asked for, {total - n_left} are in {path}, {n_left} to run")

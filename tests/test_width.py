@@ -207,7 +207,10 @@ def torchrun(cwd: Path, *flags, script: Path = ROOT / "train_svm.py") -> subproc
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=240)
+    try:
+        out, _ = process.communicate(timeout=240)
+    finally:
+        process.terminate()
     return process.returncode, out
 
 
