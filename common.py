@@ -500,6 +500,7 @@ def time_steps(
 # --- rows ----------------------------------------------------------------------------------------
 
 FINISHED = ("ok", "collapsed")  # a status of rows that running again would not change
+NO_FAILURE = (*FINISHED, "skipped")
 ENVIRONMENT = (
     "device_name", "cpu_name", "threads", "python", "torch", "torchvision", "sklearn", "numpy",
     "commit", "finished_utc",
@@ -666,19 +667,20 @@ def rank() -> int:
     return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
-def join_ranks() -> tuple[dist.Store, int]:
-    """The store that all ranks of torchrun share, and their number; one rank without torchrun.
-    Each takes a GPU of its own, as far as there are enough."""
+def join_ranks() -> dist.Store:
+    """The store that all ranks of torchrun share; without torchrun one of its own. Each rank takes
+    a GPU, a different one as far as there are enough."""
     if not dist.is_torchelastic_launched():
-        return dist.HashStore(), 1
+        return dist.HashStore()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    store, _, ranks = next(dist.rendezvous("env://"))
-    return store, ranks
+    store, _, _ = next(dist.rendezvous("env://"))
+    return store
 
 
-def meet(store: dist.Store, ranks: int, name: str) -> None:
+def meet(store: dist.Store, name: str) -> None:
     """Wait until all ranks have come here."""
+    ranks = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
     store.set(f"{name}/{rank()}", "")
     while not store.check([f"{name}/{other}" for other in range(ranks)]):
         time.sleep(0.2)  # store.wait would not listen to Ctrl-C
@@ -687,6 +689,17 @@ def meet(store: dist.Store, ranks: int, name: str) -> None:
 def recall(store: dist.Store, name: str) -> str:
     """What is stored under a name; nothing if there is no such name."""
     return store.get(name).decode() if store.check([name]) else ""
+
+
+def row_name(row: dict, key: tuple[str, ...]) -> str:
+    """Where the store keeps a row's status."""
+    return f"row/{row_key(row, key)}"
+
+
+def finished_rows(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> dict[str, str]:
+    """The statuses of a file's finished rows, by their names."""
+    rows = load_rows(path, columns)
+    return {row_name(row, key): row["status"] for row in rows if row["status"] in FINISHED}
 
 
 def take_jobs(
@@ -713,27 +726,14 @@ def run_jobs(
     if args.verify:
         return verify(args, path, columns=columns, key=key, main=main)
 
-    def name(row: dict) -> str:
-        return f"row/{row_key(row, key)}"
-
-    def finished() -> dict[str, str]:
-        rows = load_rows(path, columns)
-        return {name(row): row["status"] for row in rows if row["status"] in FINISHED}
+    def is_done(row: dict) -> bool:  # the file is read anew: another process may have run it
+        name = row_name(row, key)
+        return name in finished_rows(path, columns, key) or recall(store, name) in FINISHED
 
     def rows_left(job: Job) -> list[dict]:
-        here = finished()  # read anew: another process may have run some
-        return [
-            row for row in job.rows
-            if args.force or again(row)
-            or not (name(row) in here or recall(store, name(row)) in FINISHED)
-        ]  # fmt: skip
+        return [row for row in job.rows if args.force or again(row) or not is_done(row)]
 
-    store = dist.HashStore()
-    if not args.dry_run:
-        store, ranks = start(path, columns)
-        for row, status in finished().items():
-            store.set(row, status)
-        meet(store, ranks, "start")
+    store = dist.HashStore() if args.dry_run else start(path, columns, key)
     work = [(job, rows_left(job)) for job in jobs]
     total, n_left = sum(len(job.rows) for job in jobs), sum(len(left) for _, left in work)
     say_once(f"{total} rows asked for, {total - n_left} are in {path}, {n_left} to run")
@@ -746,19 +746,18 @@ def run_jobs(
             job.clean_up()
         for row in run_job(job, rows_left(job), key):
             save_row(path, row, columns, key)
-            store.set(name(row), row["status"])
-            if row["status"] in FINISHED:
-                say(summary(row))
-            elif row["status"] != "skipped":
+            store.set(row_name(row, key), row["status"])
+            if row["status"] not in NO_FAILURE:
                 store.set("failed", "yes")
-            if "reason" in row:
-                say(f"  {row['status']}: {row['reason']}")
-    meet(store, ranks, "end")  # torchrun would end the others if one failed before
-    return report([recall(store, name(row)) for job in jobs for row in job.rows])
+            lines = [summary(row)] if row["status"] in FINISHED else []
+            lines += [f"  {row['status']}: {row['reason']}"] if "reason" in row else []
+            say("\n".join(lines))
+    meet(store, "end")  # torchrun would end the others if one failed before
+    return report([recall(store, row_name(row, key)) for job in jobs for row in job.rows])
 
 
-def start(path: Path, columns: tuple[str, ...]) -> tuple[dist.Store, int]:
-    """Get ready for work, before any is done; returns the ranks' store and their number."""
+def start(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> dist.Store:
+    """Get ready for work; returns the ranks' store, which holds the status of all finished rows."""
     check_writable(path.parent, "--results-dir")
     with locked(path.parent):
         rows, torn = read_rows(path, columns)
@@ -766,13 +765,17 @@ def start(path: Path, columns: tuple[str, ...]) -> tuple[dist.Store, int]:
             replace_rows(path, rows, torn, columns)
     code_commit()  # now, before anyone edits the code that runs
     torch.backends.cudnn.deterministic = True  # the same bits in every run
-    return join_ranks()
+    store = join_ranks()
+    for name, status in finished_rows(path, columns, key).items():
+        store.set(name, status)
+    meet(store, "start")
+    return store
 
 
 def report(statuses: list[str]) -> int:
     """Say, once, what of all rows is no plain result; returns the exit code."""
     collapsed = statuses.count("collapsed")
-    failed = sum(status not in (*FINISHED, "skipped", "") for status in statuses)
+    failed = sum(status not in NO_FAILURE for status in filter(None, statuses))
     if collapsed:
         say_once(f"{collapsed} rows collapsed: that is their result, they are not run again")
     if failed:

@@ -172,8 +172,7 @@ def train(
     setting: Setting, epochs: list[int], split: common.Split, *,
     save_dir: Path | None = None, checkpoint: Path | None = None,
 ) -> Iterator[dict]:  # fmt: skip
-    """Train once, to the largest of epochs, and yield a row at each of them; go on from the
-    checkpoint, if there is one."""
+    """Train once, to the largest of epochs, and yield a row at each; go on from a checkpoint."""
     device = torch.device(setting.device)
     warmup_time_ms, _ = time_steps(setting, windows=0, steps=0)
     model, optimizer = build(setting, split.scale)
