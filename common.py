@@ -728,7 +728,8 @@ def run_jobs(
 
     def is_done(row: dict) -> bool:  # the file is read anew: another process may have run it
         name = row_name(row, key)
-        return name in finished_rows(path, columns, key) or recall(store, name) in FINISHED
+        # A failure is retried by the next command, not by a restart of this one.
+        return name in finished_rows(path, columns, key) or recall(store, name) != ""
 
     def rows_left(job: Job) -> list[dict]:
         return [row for row in job.rows if args.force or again(row) or not is_done(row)]
