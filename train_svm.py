@@ -39,6 +39,8 @@ KERNELS = {"poly": ("C", "gamma", "degree", "coef0"), "rbf": ("C", "gamma")}
 SOLVERS = ("gram", "sklearn")
 ROWS = 1000  # images whose kernel values are computed at once
 VIOLATING = 600  # variables in a working set, if no more than half as many are between the bounds
+LARGEST = 3000  # working set: its kernel matrix takes 72 MB in each thread
+AT_ONCE = 100  # columns of the kernel matrix computed in one go: more would leave the cache
 SMO_STEPS = 10  # at most, for each variable of a working set
 NEWTON_SIZE, NEWTON_STEPS = 1500, 3  # variables and steps at most, in one round
 MAX_ROUNDS = 10_000
@@ -46,7 +48,7 @@ MAX_ROUNDS = 10_000
 
 # --- the solver ----------------------------------------------------------------------------------
 #
-# A support vector machine of C classes is C (C - 1) / 2 of two classes. Each maximises
+# A support vector machine of k classes is k (k - 1) / 2 of two classes. Each maximises
 #     sum_i y_i beta_i - 1/2 beta' K beta,   sum_i beta_i = 0,   0 <= y_i beta_i <= C,   y_i = +-1
 # (the dual of libsvm, Chang and Lin, ACM TIST 2011, with beta_i = y_i alpha_i). Its gradient is
 # y - K beta. beta may rise where it is below its upper bound and fall where it is above its lower;
@@ -59,7 +61,7 @@ MAX_ROUNDS = 10_000
 #      variables are at a bound.
 #   3. Newton steps for the variables between the bounds. They end what would take SMO most of its
 #      steps, where the kernel matrix is ill-conditioned.
-# Only rows of the kernel matrix whose variable has changed are ever computed in full.
+# Only columns of the kernel matrix whose variable has changed are ever computed in full.
 
 
 class Gram:
@@ -228,16 +230,20 @@ def project(target, low, high, total: float):
 
 
 def working_set(gradient, beta, low, high):
-    """Sorted indices: all variables between their bounds, and as many, but not fewer than
-    VIOLATING, of which half should rise most and half should fall most."""
-    free = np.flatnonzero((beta > low) & (beta < high))
+    """Sorted indices, LARGEST at most: all variables between their bounds, and as many, but not
+    fewer than VIOLATING, of which half should rise most and half should fall most."""
     can_rise = np.where(beta < high, gradient, -np.inf)
     can_fall = np.where(beta > low, gradient, np.inf)
     top, bottom = can_rise.max(), can_fall.min()
-    half = min(max(VIOLATING // 2, len(free)), len(beta))
+    free = np.flatnonzero((beta > low) & (beta < high))
+    half = min(max(VIOLATING // 2, len(free)), LARGEST // 4, len(beta))
     rising = np.argpartition(-can_rise, half - 1)[:half]
     falling = np.argpartition(can_fall, half - 1)[:half]
     violating = np.union1d(rising[can_rise[rising] > bottom], falling[can_fall[falling] < top])
+    room = LARGEST - len(violating)
+    if len(free) > room:
+        far = np.abs(gradient[free] - (top + bottom) / 2)
+        free = free[np.argpartition(-far, room - 1)[:room]]
     return np.union1d(violating, free)
 
 
@@ -263,8 +269,9 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> S
         count = method(matrix(w), *part, *limits)
         change = part[1] - beta[w]
         moved = change != 0
-        gradient[:] -= product(w[moved], change[moved])
-        beta[w] = part[1]
+        if len(w) < len(signs):
+            gradient[:] -= product(w[moved], change[moved])
+        gradient[w], beta[w] = part[:2]
         return count
 
     for _ in range(MAX_ROUNDS):
@@ -273,7 +280,8 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> S
         if top - bottom <= tol:
             break
         w = working_set(gradient, beta, low, high)
-        steps += improve(w, smo, max((top - bottom) / 10, tol / 2), SMO_STEPS * len(w))
+        goal = tol / 2 if len(w) == len(signs) else max((top - bottom) / 10, tol / 2)
+        steps += improve(w, smo, goal, SMO_STEPS * len(w))
         free = np.flatnonzero((beta > low) & (beta < high))
         if 1 < len(free) <= NEWTON_SIZE:
             # This ridge changes no gradient by more than a hundredth of tol.
@@ -358,6 +366,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         slices = [slice(*gram.starts[label : label + 2]) for label in (first, second)]
         places = torch.from_numpy(pair_places(gram, first, second)).to(gram.rows.device)
         squares, function = gram.squares[places], KERNEL_FUNCTIONS[self.kernel]
+        sizes = [part.stop - part.start for part in slices]
 
         def matrix(w):
             at = places[w]
@@ -365,11 +374,14 @@ class GramSVC(ClassifierMixin, BaseEstimator):
             return function(values, squares[w], squares[w], self).cpu().numpy()
 
         def product(w, values):
-            columns = torch.cat([gram.products(places[w], part) for part in slices], 1)
-            values = torch.from_numpy(values).to(columns)
-            return (values @ function(columns, squares[w], squares, self)).cpu().numpy()
+            sums = np.zeros(len(places))
+            for part, own in zip(slices, (slice(sizes[0]), slice(sizes[0], None)), strict=True):
+                for at in np.array_split(np.arange(len(w)), len(w) // AT_ONCE + 1):
+                    columns = gram.products(places[w[at]], part)
+                    columns = function(columns, squares[w[at]], squares[own], self)
+                    sums[own] += (torch.from_numpy(values[at]).to(columns) @ columns).cpu().numpy()
+            return sums
 
-        sizes = [part.stop - part.start for part in slices]
         return solve(matrix, product, np.repeat([1.0, -1.0], sizes), self.C, self.tol)
 
     def _pair_decisions(self, X) -> np.ndarray:

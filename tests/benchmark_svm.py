@@ -71,6 +71,7 @@ def parse_args() -> argparse.Namespace:
         "--dataset", nargs="+", choices=common.DATASETS, default=["mnist", "fashion"]
     )
     parser.add_argument("--kernel", nargs="+", choices=PARAMETERS, default=list(PARAMETERS))
+    parser.add_argument("--machine", nargs="+", choices=MACHINES, default=MACHINES)
     parser.add_argument("--limit", type=int, metavar="N")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR")
     return parser.parse_args()
@@ -82,7 +83,7 @@ def main() -> None:
     print("| data set | kernel | training images | machine | fit (s) | predict (s) | both (s) |"
           " test accuracy | support vectors |")  # fmt: skip
     print("|" + " --- |" * 9, flush=True)
-    for name in MACHINES:
+    for name in args.machine:
         for dataset, kernel in product(args.dataset, args.kernel):
             split = common.load_split(dataset, args.data_dir, split_seed=0, limit=args.limit)
             found = machine(name, kernel, split.train.labels)

@@ -133,6 +133,16 @@ def test_real_images_give_libsvms_machines(real_data, name, parameters):
     assert_same_machine(train, split.train.labels.numpy(), test, **parameters)
 
 
+@pytest.mark.parametrize("sizes", [(4, 8, 0), (10, 40, 30), (10**4, 10**4, 10**4)], ids=str)
+@pytest.mark.parametrize("parameters", [SETTINGS[3], SETTINGS[4], SETTINGS[10]], ids=described)
+def test_any_size_of_working_set_gives_libsvms_machines(monkeypatch, parameters, sizes):
+    """Also where far more variables are between the bounds than the largest may hold."""
+    for name, size in zip(("VIOLATING", "LARGEST", "NEWTON_SIZE"), sizes, strict=True):
+        monkeypatch.setattr(train_svm, name, size)
+    X, y = digits(500)
+    assert_same_machine(X[:300], y[:300], X[300:], **parameters)
+
+
 def hard_cases() -> dict:
     generator = np.random.default_rng(0)
     X, y = digits(400)
