@@ -47,6 +47,7 @@ SETUP = (
 )  # fmt: skip
 WORK = ("limit", "batch_size", "lr", "epochs", "amp", "fixed_split")  # of a device table
 MACHINE = ("device", "device_name", "threads")  # times are compared among rows of one of them
+FINISHED = ("ok", "collapsed")  # a collapsed run has failed at nothing but learning
 MISSING = "not measured"
 Results = dict[str, list[dict]]  # the rows of each file
 ACCURACY = ("n_train", "n_val", "n_test", "val_accuracy", "test_accuracy", "predict_time_ms")
@@ -110,9 +111,9 @@ def parse_row(row: dict[str, str], file: str) -> dict:
     for name, known in NAMES.items():
         if name in row and row[name] not in known:
             raise ValueError(f"unknown {name} {row[name]!r}")
-    ok = row["status"] == "ok"
+    done = row["status"] in FINISHED
     for name in (*NUMBERS[file], *(["shared_time_ms"] if row.get("shared_time_ms") else [])):
-        if ok or row[name]:
+        if done or row[name]:
             row[name] = float(row[name])
             fraction = name.endswith("accuracy")
             high = 1 if fraction else sys.float_info.max
@@ -120,7 +121,7 @@ def parse_row(row: dict[str, str], file: str) -> dict:
             if not 0 <= row[name] <= high or (positive and row[name] == 0):
                 raise ValueError(f"{name} is {row[name]}")
     row["model"] = "SVM" if file == "svm" else ARCHITECTURES[row["arch"]]
-    if ok:
+    if done:
         row["train_ms"] = row["fit_time_ms" if file == "svm" else "train_time_ms"]
         # The Gram matrix is made once for all SVMs; a single one would have to wait for it too.
         row["train_ms"] += row.get("shared_time_ms") or 0
@@ -185,7 +186,8 @@ def read_errors(row: dict) -> dict:
 
 
 def finished(rows: list[dict]) -> list[dict]:
-    return select(rows, status="ok")
+    """The rows that hold a result. To leave out those that collapsed would be survivorship bias."""
+    return [row for row in rows if row["status"] in FINISHED]
 
 
 def check_splits(rows: list[dict]) -> None:
@@ -467,6 +469,13 @@ def percent(rows: list[dict], column: str = "test_accuracy") -> str:
     return proportion(rows[0][column] * total, total)
 
 
+def collapsed(rows: list[dict]) -> str:
+    """The mark behind a figure: nothing, collapsed, or 1 of 3 collapsed."""
+    number = len(select(rows, status="collapsed"))
+    share = f"{number} of {len(rows)} " if len(rows) > 1 else ""
+    return f" {share}collapsed" if number else ""
+
+
 def proportion(hits: float, total: float) -> str:
     """In percent, with its Wilson interval."""
     if not total:
@@ -650,7 +659,8 @@ def finding_best(results: Results) -> list[str]:
             winner, *ties = top(found)
             lines.append(
                 f"{DATASETS[dataset]}: the best on validation is {winner[0]['model']}"
-                f" ({describe(winner)}), with {percent(winner)} % of the test images right;"
+                f" ({describe(winner)}), with {percent(winner)} % of the test images right"
+                f"{collapsed(winner) and f' ({collapsed(winner).strip()})'};"
                 f" {len(ties)} of the {len(found) - 1} other settings are not shown to be worse."
             )
     return lines or ["No model has been trained yet."]
@@ -725,7 +735,7 @@ def best_table(results: Results) -> str:
             line, candidates = [DATASETS[dataset], model], settings(results, dataset, model)
             winner, *ties = top(candidates) or [[]]
             used += winner
-            figures = [percent(winner), average(winner, "train_ms")]
+            figures = [percent(winner) + collapsed(winner), average(winner, "train_ms")]
             ties = f"{len(ties)} of {len(candidates) - 1}" if winner else MISSING
             published = PUBLISHED.get((dataset, model), "")
             lines.append([*line, describe(winner), *figures, ties, published])
@@ -1074,7 +1084,7 @@ def resnet_tables(results: Results) -> list[str]:
                 factors = {"arch": arch, "batch_size": batch_size, "optimizer": optimizer, "lr": lr}
                 found = best(list(groups(select(rows, **factors), TRAINING).values()))
                 figure = f"{percent(found)} ({plain(found[0]['epochs'])})" if found else ""
-                line.append(figure or absent(select(tried, **factors)))
+                line.append(figure + collapsed(found) or absent(select(tried, **factors)))
             lines.append(line)
         title = f"{DATASETS[dataset]}, ResNets: test accuracy, in parentheses the number of epochs,"
         header = ["Batch size", "Optimizer", "Learning rate"]
@@ -1111,7 +1121,7 @@ def device_table(every: list[dict], dataset: str) -> str:
             cell = one_device(select(rows, **factors))
             if cell:
                 flops = average(cell, "training_flops", 1e6, ",.1f")
-                line += [percent(cell), average(cell, "train_ms"), f"{flops} M"]
+                line += [percent(cell) + collapsed(cell), average(cell, "train_ms"), f"{flops} M"]
             else:
                 line += [absent(select(tried, **factors))] * 3
         lines.append(line)
@@ -1211,7 +1221,7 @@ def settings_tables(results: Results) -> list[str]:
             line += [
                 "/".join(listed(rows, "threads")),
                 percent(rows, "val_accuracy"),
-                percent(rows),
+                percent(rows) + collapsed(rows),
             ]
             line += [average(rows, name) for name in ("train_ms", "predict_time_ms")]
             line += beside.get(id(rows), ["", "", "best"])
@@ -1253,14 +1263,17 @@ def pareto(found: list[list[dict]]) -> list[list[dict]]:
 
 
 def failures(results: Results) -> list[str]:
-    """Runs that gave no figure."""
-    lines = []
+    """Runs that gave no figure and, apart from them, those that did no better than guessing."""
+    header = ["Data set", "Model", "Setting", "Seed", "Status", "Reason"]
+    lines = {"Runs that failed": [], "Runs that collapsed: a result, not a failure": []}
+    failed, guessing = lines.values()
     for row in (row for rows in results.values() for row in rows):
         if row["status"] not in ("ok", "skipped"):
             line = [DATASETS[row["dataset"]], row["model"], describe([row]), row["seed"]]
-            lines.append([*line, absent([row]), row["reason"]])
-    header = ["Data set", "Model", "Setting", "Seed", "Status", "Reason"]
-    return [table("Runs that failed", header, lines)] if lines else ["No run failed."]
+            line += [absent([row]), row["reason"]]
+            (guessing if row["status"] == "collapsed" else failed).append(line)
+    tables = [table(title, header, found) for title, found in lines.items() if found]
+    return tables if failed else ["No run failed.", *tables]
 
 
 def seed_table(results: Results) -> list[str]:

@@ -67,7 +67,7 @@ def device(folder, **values):
         "peak_memory_mib": 512.0, "achieved_flops_per_second": 1.5e12, "amp": True,
     } | compare_devices.costs("resnet18")  # fmt: skip
     row = dict.fromkeys(compare_devices.KEY) | row | values
-    if row["status"] != "ok":
+    if row["status"] not in common.FINISHED:
         row = {name: row[name] for name in ("status", "reason", *compare_devices.KEY)}
     common.save_row(folder / "devices.csv", row, compare_devices.COLUMNS, compare_devices.KEY)
 
@@ -170,6 +170,52 @@ def test_a_failed_run_shows_as_such(tmp_path, capsys):
     text = tables(tmp_path, capsys)
     assert "| 97.00 [96.70, 97.27] (3) | out of memory |" in text
     assert "| out of memory | CUDA out of memory |" in text
+
+
+COLLAPSED = {"status": "collapsed", "reason": "like guessing", "val_accuracy": 0.1}
+
+
+def test_a_collapsed_run_is_a_result_with_a_mark(tmp_path, capsys):
+    resnet(tmp_path, **COLLAPSED, epochs=5, test_accuracy=0.098)
+    svm(tmp_path, **COLLAPSED, test_accuracy=0.1135)
+    device(tmp_path, **COLLAPSED, test_accuracy=0.1)
+    text = tables(tmp_path, capsys)
+    assert "| 32 | Adam | 0.001 | 9.80 [9.32, 10.30] (5) collapsed | not measured |" in text
+    assert "| rbf, C 1, gamma scale | 11.35 [10.84, 11.89] collapsed | 5,000 |" in text
+    assert "| CPU | SGD | 10.00 [9.51, 10.51] collapsed | 7,000 | 196.8 M |" in text
+    assert "11.35 [10.84, 11.89] % of the test images right (collapsed);" in text
+    failed, apart = text.split("## Failures\n\n")[1].split("**Runs that collapsed: a result,")
+    assert failed == "No run failed.\n\n"
+    assert apart.split("\n## ")[0].count("| collapsed | like guessing |") == 3
+
+
+def test_collapsed_seeds_stay_in_the_mean_the_spread_and_the_choice(tmp_path, capsys):
+    """Without its collapsed seed the setting with 0.99 would be the best one."""
+    for seed, accuracy in enumerate((0.99, 0.99, 0.1)):
+        facts = {"seed": seed, "split_seed": seed, "split_id": f"id{seed}"}
+        found = COLLAPSED if accuracy == 0.1 else {"val_accuracy": accuracy}
+        resnet(tmp_path, **facts, **found, test_accuracy=accuracy)
+        resnet(tmp_path, **facts, lr=1e-4, val_accuracy=0.95, test_accuracy=0.95)
+    resnet(tmp_path, arch="resnet50", status="diverged", reason="loss is nan")
+    text = tables(tmp_path, capsys)
+    assert "| 32 | Adam | 0.001 | 69.33 ± 51.38 (3) 1 of 3 collapsed | diverged |" in text
+    assert "| MNIST | ResNet-18 | Adam, lr 0.0001, batch 32, epochs 3 | 95.00 ± 0.00 |" in text
+    section = text.split("## Failures\n\n")[1].split("\n## ")[0]
+    failed, apart = section.split("**Runs that collapsed")
+    assert "| diverged | loss is nan |" in failed
+    assert "collapsed" not in failed
+    assert "| 2 | collapsed | like guessing |" in apart
+
+
+@pytest.mark.parametrize("column", ["val_accuracy", "test_accuracy", "n_test", "train_time_ms"])
+def test_a_collapsed_row_needs_its_numbers(tmp_path, capsys, column):
+    resnet(tmp_path, **COLLAPSED | {column: ""})
+    assert outcome(["--results-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_finished_row_is_what_the_scripts_take_for_one():
+    assert make_tables.FINISHED == common.FINISHED
 
 
 def test_without_rows_every_cell_says_so(tmp_path, capsys):
