@@ -4,6 +4,7 @@
     python make_tables.py --readme README.md   # into its markers, and into results/README.md
     python make_tables.py --check              # exit 1 if the two are not what the rows give
     python make_tables.py --table verdicts     # one of them
+    python make_tables.py --results-dir A B    # rows in several folders, of a cluster's nodes
 
 A choice among runs (epochs, hyperparameters, the best model) is made on validation accuracy alone;
 what was chosen is compared on test images. A difference inside its uncertainty is a tie.
@@ -13,17 +14,19 @@ import argparse
 import base64
 import csv
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import shutil
+import stat
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -61,6 +64,24 @@ NUMBERS = {  # the columns of each file that must be numbers in a finished row
         "achieved_flops_per_second",
     ),
 }  # fmt: skip
+# What tells a run from all others; and where it is there twice, what must be equal, what must be if
+# both rows keep it, and what may explain that it is not. Times may differ.
+RUN = (
+    "arch", "optimizer", "lr", "momentum", "batch_size", "amp", "device", "seed", "split_seed",
+    "epochs",
+)  # fmt: skip
+KEYS = {
+    "resnet": ("dataset", "limit", *RUN, "pin_memory", "precision"),
+    "svm": (
+        "dataset", "limit", "train_size", *SVM, "solver", "device", "seed", "split_seed",
+    ),
+    "devices": ("dataset", "limit", *RUN),
+}  # fmt: skip
+SAME = ("split_id", "val_accuracy", "test_accuracy")
+SAME_IF_KEPT = ("test_errors", "weights_sha256")
+WHERE = ("torch", "threads", "device_name", "cpu_name")
+SCRIPTS = {"resnet": "train_resnet.py", "svm": "train_svm.py", "devices": "compare_devices.py"}
+MAX_FILE_BYTES = 2**30
 NAMES = {"dataset": DATASETS, "arch": ARCHITECTURES, "optimizer": OPTIMIZERS, "device": DEVICES}
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 # Test accuracy (%) that others report, without augmentation.
@@ -76,31 +97,107 @@ PUBLISHED_SOURCE = (
 
 
 def fail(message: str):
-    """Print one line on stderr and exit with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print one line on stderr, of what can be printed, and exit with code 2."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in message[:2000])
+    print(f"error: {line}", file=sys.stderr)
     raise SystemExit(2)
 
 
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def read_rows(folder: Path, name: str) -> list[dict]:
-    """The rows of a file, with numbers as float; none if it is absent. Exits 2 if it is broken."""
-    path = folder / f"{name}.csv"
+def load(folders: list[Path]) -> tuple[Results, dict[Path, str]]:
+    """All rows of some folders, each run once, and the SHA-256 of each file. Exits 2 if a file is
+    broken, or two do not agree."""
+    results, digests = {}, {}
+    for name in NUMBERS:
+        rows, columns = [], {}
+        for path in [folder / f"{name}.csv" for folder in folders]:
+            content = read_bytes(path, name)
+            digests[path] = hashlib.sha256(content).hexdigest() if content is not None else "none"
+            header, found = read_rows(path, content or b"", name)
+            rows += found
+            if header:
+                columns[path] = header
+        check_columns(columns)
+        results[name] = each_once(rows, name)
+    return results, digests
+
+
+def read_bytes(path: Path, name: str) -> bytes | None:
+    """A file's content, None if it is absent. Exits 2 if it is no whole file of ours."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+            raise OSError(f"it is not a file of at most {MAX_FILE_BYTES:,} bytes")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        fail(f"cannot read {path}: {error}")
+    if content and not content.endswith(b"\n"):
+        script = f"python {SCRIPTS[name]} --results-dir {path.parent}"
+        fail(f"cannot read {path}: its last line is torn; run {script} again, which sets it aside")
+    return content
+
+
+def read_rows(path: Path, content: bytes, name: str) -> tuple[list[str], list[dict]]:
+    """The columns and rows of a file, with numbers as float. Exits 2 if it is broken."""
     csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
-        with path.open(newline="") as file:
-            rows = [parse_row(row, name) for row in csv.DictReader(file, strict=True)]
-    except FileNotFoundError:
-        return []
+        reader = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
+        rows = [parse_row(row, name) | {"file": path} for row in reader]
+        return list(reader.fieldnames or ()), rows
     except KeyError as error:
         fail(f"cannot read {path}: it has no column {error}")
-    except (OSError, ValueError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         fail(f"cannot read {path}: {error}; mend it or use another --results-dir")
-    run = ("dataset", "arch", "pin_memory", "seed", "split_seed", *SETUP, *TRAINING, *SVM)
-    if any(len(alike) > 1 for alike in groups(finished(rows), run).values()):
-        fail(f"{path} holds a run twice; remove one of its rows")
-    return rows
+
+
+def check_columns(columns: dict[Path, list[str]]) -> None:
+    """Exit 2 if files of one name have other columns."""
+    first = next(iter(columns), None)
+    for path, header in columns.items():
+        if header != columns[first]:
+            odd = ", ".join(sorted(set(header) ^ set(columns[first]))) or "in another order"
+            fail(f"{first} and {path} do not have the same columns: {odd}")
+
+
+def each_once(rows: list[dict], name: str) -> list[dict]:
+    """Of the rows of each run a finished one, else a failed one, else one that was skipped; of
+    several the first. Exits 2 if two finished ones do not agree."""
+    kept = []
+    for run, alike in groups(rows, KEYS[name]).items():
+        done = finished(alike)
+        for pair in combinations(done, 2):
+            check_same(*pair, dict(zip(KEYS[name], run, strict=True)))
+        failed = [row for row in alike if row["status"] != "skipped"]
+        kept.append([*done, *failed, *alike][0])
+    return kept
+
+
+def check_same(first: dict, second: dict, run: dict) -> None:
+    """Exit 2 if two finished rows of one run differ in what its key should have settled."""
+    differ = [name for name in SAME if first[name] != second[name]]
+    for name in SAME_IF_KEPT:
+        values = {row.get(name, "") for row in (first, second)}
+        differ += [name] if len(values) == 2 and "" not in values else []
+    if not differ:
+        return
+    named = ", ".join(f"{name} {plain(value)}" for name, value in run.items() if value != "")
+    places = [
+        f"{name} ({first[name]}, {second[name]})"
+        for name in WHERE
+        if first.get(name, "") != second.get(name, "")
+    ]
+    why = (
+        f"{', '.join(places)} may explain it" if places else f"{', '.join(WHERE)} do not explain it"
+    )
+    files = " and ".join(listed([first, second], "file"))
+    fail(
+        f"{files}: the run {named} is there twice and differs in {', '.join(differ)}; {why};"
+        " remove one of its rows"
+    )
 
 
 def parse_row(row: dict[str, str], file: str) -> dict:
@@ -110,7 +207,7 @@ def parse_row(row: dict[str, str], file: str) -> dict:
     row = {name: harmless(text) for name, text in row.items()}
     for name, known in NAMES.items():
         if name in row and row[name] not in known:
-            raise ValueError(f"unknown {name} {row[name]!r}")
+            raise ValueError(f"unknown {name} {row[name]!r:.80}")
     done = row["status"] in FINISHED
     for name in (*NUMBERS[file], *(["shared_time_ms"] if row.get("shared_time_ms") else [])):
         if done or row[name]:
@@ -195,8 +292,11 @@ def check_splits(rows: list[dict]) -> None:
     splits = {}
     for row in rows:
         split = row["dataset"], row["split_seed"], row["limit"]
-        if splits.setdefault(split, row["split_id"]) != row["split_id"]:
-            fail(f"rows of {split[0]} with split seed {split[1]} differ in split_id, so in images")
+        first = splits.setdefault(split, row)
+        if first["split_id"] != row["split_id"]:
+            files = " and ".join(listed([first, row], "file"))
+            named = f"{split[0]} with split seed {split[1]}"
+            fail(f"{files}: rows of {named} differ in split_id, so in images")
 
 
 def select(rows: list[dict], **values) -> list[dict]:
@@ -1358,13 +1458,18 @@ TABLES = BLOCKS | SECTIONS
 # --- files ---------------------------------------------------------------------------------------
 
 
-def page(results: Results, folder: Path) -> str:
+def page(results: Results, digests: dict[Path, str]) -> str:
     """results/README.md: what README.md has no room for, and the digests of the rows."""
-    text = "# All results\n\nWritten by `make_tables.py` from the rows in this folder:"
+    several = len(digests) > len(NUMBERS)
+    place = "these files" if several else "this folder"
+    text = f"# All results\n\nWritten by `make_tables.py` from the rows in {place}:"
     for name in NUMBERS:
-        path = folder / f"{name}.csv"
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none"
-        text += f"\n{count(len(results[name]), 'row')} of `{name}.csv` (SHA-256 `{digest}`),"
+        files = " and ".join(
+            f"`{harmless(str(path)) if several else path.name}` (SHA-256 `{digest}`)"
+            for path, digest in digests.items()
+            if path.stem == name
+        )
+        text += f"\n{count(len(results[name]), 'row')} of {files},"
     text = text.removesuffix(",") + "."
     for name, make in SECTIONS.items():
         text += "\n\n".join([f"\n\n## {name.capitalize()}", *make(results)])
@@ -1403,7 +1508,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.error = lambda message: fail(f"{message} (see {parser.prog} --help)")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument(
+        "--results-dir", type=Path, nargs="+", default=[Path("results")], metavar="DIR"
+    )
     parser.add_argument("--readme", type=Path, metavar="FILE", help="write the tables into it")
     parser.add_argument("--check", action="store_true", help="compare with it, change nothing")
     parser.add_argument("--table", choices=TABLES, metavar="NAME", help=", ".join(TABLES))
@@ -1411,8 +1518,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def write(args: argparse.Namespace, blocks: dict[str, str], details: str) -> int:
-    """Fill README's markers and write results/README.md, or compare; returns the exit code."""
-    readme, beside = args.readme or Path("README.md"), args.results_dir / "README.md"
+    """Fill README's markers and write the page beside the first folder's rows, or compare; returns
+    the exit code."""
+    readme, beside = args.readme or Path("README.md"), args.results_dir[0] / "README.md"
     if readme.resolve() == beside.resolve():
         fail(f"{beside} is written whole; give --readme another file")
     try:
@@ -1430,16 +1538,19 @@ def write(args: argparse.Namespace, blocks: dict[str, str], details: str) -> int
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    results = {name: read_rows(args.results_dir, name) for name in NUMBERS}
+    for folder in args.results_dir if len(args.results_dir) > 1 else ():
+        if not folder.is_dir():
+            fail(f"--results-dir {folder}: there is no such folder")
+    results, digests = load(args.results_dir)
     try:
         check_splits([row for rows in results.values() for row in finished(rows)])
         if args.table:
             print("\n\n".join(TABLES[args.table](results)), flush=True)
             return 0
         blocks = {name: "\n\n".join(make(results)) for name, make in BLOCKS.items()}
-        details = page(results, args.results_dir)
+        details = page(results, digests)
     except KeyError as error:
-        fail(f"the rows in {args.results_dir} have no column {error}")
+        fail(f"the rows in {', '.join(map(str, args.results_dir))} have no column {error}")
     if args.readme or args.check:
         return write(args, blocks, details)
     print("\n\n".join([*blocks.values(), details]), flush=True)

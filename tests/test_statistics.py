@@ -114,7 +114,7 @@ def test_the_interval_of_a_paired_difference_holds_the_truth_at_its_rate():
 
 
 def read(folder):
-    return {name: make_tables.read_rows(folder, name) for name in make_tables.NUMBERS}
+    return make_tables.load([folder])[0]
 
 
 def test_one_split_is_compared_by_image_and_several_by_seed(tmp_path):

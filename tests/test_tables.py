@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -466,12 +467,156 @@ def test_a_bomb_is_not_unpacked(tmp_path, capsys):
     assert peak < 20e6
 
 
-def test_a_run_that_is_there_twice_is_not_taken_for_two_seeds(tmp_path, capsys):
+# --- several folders -----------------------------------------------------------------------------
+
+
+def folders(tmp_path, *rows: dict) -> list[str]:
+    """The flags that name a folder for each row, of a ResNet, that it holds."""
+    names = []
+    for number, values in enumerate(rows):
+        names.append(tmp_path / f"node{number}")
+        names[-1].mkdir(exist_ok=True)
+        resnet(names[-1], **values)
+    return ["--results-dir", *map(str, names)]
+
+
+def refusal(flags, capsys) -> str:
+    """What a refusal says, in one line of printable characters, with exit code 2."""
+    capsys.readouterr()
+    assert outcome(flags) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert err[:-1].isprintable()
+    return err
+
+
+@pytest.mark.parametrize("name", make_tables.KEYS)
+def test_a_run_is_what_the_scripts_take_for_one(name):
+    script = {"resnet": train_resnet, "svm": train_svm, "devices": compare_devices}[name]
+    assert sorted(make_tables.KEYS[name]) == sorted(script.KEY)
+    assert script.__file__.endswith(make_tables.SCRIPTS[name])
+    assert {*make_tables.SAME, *make_tables.SAME_IF_KEPT} <= {*common.RESULTS} & {
+        *train_resnet.COLUMNS
+    }
+    assert make_tables.MAX_FILE_BYTES == common.MAX_FILE_BYTES
+
+
+def test_rows_of_several_folders_are_read_as_one_file(tmp_path, capsys):
+    settings = [{"seed": seed, "split_seed": seed, "split_id": f"id{seed}"} for seed in range(3)]
+    flags = folders(tmp_path, *settings)
+    svm(tmp_path / "node2", split_id="id0")
+    (tmp_path / "README.md").write_text(README)
+    flags += ["--readme", str(tmp_path / "README.md")]
+    assert make_tables.main(flags) == 0
+    assert "the n = 3 seeds 0, 1, 2" in (tmp_path / "README.md").read_text()
+    details = (tmp_path / "node0/README.md").read_text()
+    assert [path.name for path in tmp_path.glob("*/README.md")] == ["README.md"]
+    for number in range(3):
+        assert f"`{tmp_path}/node{number}/resnet.csv` (SHA-256 `" in details
+    assert f"`{tmp_path}/node0/svm.csv` (SHA-256 `none`)" in details
+    assert make_tables.main([*flags, "--check"]) == 0
+    resnet(tmp_path / "node1", epochs=9, split_id="id0")
+    assert make_tables.main([*flags, "--check"]) == 1
+
+
+def test_equal_rows_of_one_run_are_one_and_the_first_times_count(tmp_path, capsys):
+    """Times, and test errors that only one of them keeps, may differ."""
+    first = {**errors(1), "train_time_ms": 1000.0, "weights_sha256": ""}
+    flags = folders(tmp_path, first, first | {"train_time_ms": 9.0, "weights_sha256": "b"})
+    assert make_tables.main([*flags, "--table", "answer"]) == 0
+    assert "| 1,000 | 0 of 0 |" in capsys.readouterr().out
+    path = tmp_path / "node0/resnet.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    assert len(make_tables.load([tmp_path / "node0"])[0]["resnet"]) == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("status", ["skipped", "out_of_memory"])
+def test_a_finished_row_wins_over_a_failed_one(tmp_path, capsys, order, status):
+    rows = [{}, {"status": status, "reason": "for some reason"}][::order]
+    flags = folders(tmp_path, *rows)
+    assert make_tables.main(flags) == 0
+    text = capsys.readouterr().out
+    assert "| 97.00 [96.70, 97.27] (3) |" in text
+    assert "for some reason" not in text
+
+
+def test_a_failed_row_wins_over_a_skipped_one(tmp_path, capsys):
+    flags = folders(tmp_path, {"status": "skipped"}, {"status": "diverged", "reason": "loss"})
+    assert make_tables.main(flags) == 0
+    assert "| diverged | not measured |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("column", [*make_tables.SAME, *make_tables.SAME_IF_KEPT])
+def test_results_of_one_run_that_differ_are_refused(tmp_path, capsys, column):
+    facts = {**errors(1), "weights_sha256": "a"}
+    other = errors(2)["test_errors"] if column == "test_errors" else "0.5"
+    others = errors(*range(500)) if column == "test_accuracy" else {column: other}
+    flags = folders(tmp_path, facts, facts | others)
+    line = refusal(flags, capsys)
+    for word in ("node0/resnet.csv and ", "node1/resnet.csv", "arch resnet18", "epochs 3", column):
+        assert word in line
+    assert "torch, threads, device_name, cpu_name do not explain it" in line
+    resnet(tmp_path / "node1", **facts | others | {"threads": 64, "device_name": "Other\x1b[2J"})
+    assert "; threads (2, 64), device_name (Some CPU, Other" in refusal(flags, capsys)
+    path = tmp_path / "node0/resnet.csv"
+    more = (tmp_path / "node1/resnet.csv").read_text().splitlines()[1]
+    path.write_text(path.read_text() + more + "\n")
+    line = refusal(["--results-dir", str(path.parent)], capsys)
+    assert line.count("resnet.csv") == 1
+    assert "is there twice" in line
+
+
+def test_other_columns_are_refused(tmp_path, capsys):
+    flags = folders(tmp_path, {}, {"seed": 1})
+    path = tmp_path / "node1/resnet.csv"
+    header, line = path.read_text().splitlines()
+    path.write_text(f"{header},extra\n{line},1\n")
+    assert "do not have the same columns: extra" in refusal(flags, capsys)
+    path.write_text("")
+    assert make_tables.main(flags) == 0
+
+
+def test_a_folder_among_several_that_is_not_there_is_refused(tmp_path, capsys):
+    flags = [*folders(tmp_path, {}), str(tmp_path / "no\x1bde\n1")]
+    assert "no?de?1: there is no such folder" in refusal(flags, capsys)
+
+
+def test_a_torn_last_line_is_refused_with_the_way_out(tmp_path, capsys):
     resnet(tmp_path)
     path = tmp_path / "resnet.csv"
-    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    assert outcome(["--results-dir", str(tmp_path)]) == 2
-    assert "twice" in capsys.readouterr().err
+    for size in (1, 9, len(path.read_text().splitlines()[1])):
+        content = path.read_bytes()
+        path.write_bytes(content[:-size])
+        line = refusal(["--results-dir", str(tmp_path)], capsys)
+        assert "torn; run python train_resnet.py --results-dir" in line
+        path.write_bytes(content)
+
+
+def test_what_is_no_file_or_too_large_is_refused_unread(tmp_path, capsys):
+    flags, path = ["--results-dir", str(tmp_path)], tmp_path / "svm.csv"
+    os.mkfifo(path)
+    assert "it is not a file" in refusal(flags, capsys)
+    path.unlink()
+    path.mkdir()
+    assert "it is not a file" in refusal(flags, capsys)
+    path.rmdir()
+    path.touch()
+    os.truncate(path, 2**30 + 1)
+    assert "1,073,741,824 bytes" in refusal(flags, capsys)
+    path.write_bytes(b"\xff\n")
+    assert "cannot read" in refusal(flags, capsys)
+    refusal(["--results-dir", str(path)], capsys)
+    refusal(["--results-dir", "a\0b"], capsys)
+
+
+def test_no_cell_of_a_row_reaches_the_terminal_raw(tmp_path, capsys):
+    resnet(tmp_path)
+    path = tmp_path / "resnet.csv"
+    path.write_text(path.read_text().replace("resnet18", "\x1b[2J\u202e" + "x" * 9000))
+    assert len(refusal(["--results-dir", str(tmp_path)], capsys)) < 2100
 
 
 def test_no_text_of_a_row_enters_a_chart_and_none_breaks_a_line(tmp_path, capsys):
