@@ -26,6 +26,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from statistics import mean, stdev
@@ -66,17 +67,13 @@ NUMBERS = {  # the columns of each file that must be numbers in a finished row
 }  # fmt: skip
 # What tells a run from all others; and where it is there twice, what must be equal, what must be if
 # both rows keep it, and what may explain that it is not. Times may differ.
-RUN = (
-    "arch", "optimizer", "lr", "momentum", "batch_size", "amp", "device", "seed", "split_seed",
-    "epochs",
-)  # fmt: skip
+RUN = ("dataset", "limit", "device", "seed", "split_seed")
+TRAINED = (*RUN, "arch", *TRAINING, "amp")
 KEYS = {
-    "resnet": ("dataset", "limit", *RUN, "pin_memory", "precision"),
-    "svm": (
-        "dataset", "limit", "train_size", *SVM, "solver", "device", "seed", "split_seed",
-    ),
-    "devices": ("dataset", "limit", *RUN),
-}  # fmt: skip
+    "resnet": (*TRAINED, "pin_memory", "precision"),
+    "svm": (*RUN, "train_size", *SVM, "solver"),
+    "devices": TRAINED,
+}
 SAME = ("split_id", "val_accuracy", "test_accuracy")
 SAME_IF_KEPT = ("test_errors", "weights_sha256")
 WHERE = ("torch", "threads", "device_name", "cpu_name")
@@ -111,15 +108,16 @@ def load(folders: list[Path]) -> tuple[Results, dict[Path, str]]:
     broken, or two do not agree."""
     results, digests = {}, {}
     for name in NUMBERS:
-        rows, columns = [], {}
+        rows, columns = [], None
         for path in [folder / f"{name}.csv" for folder in folders]:
             content = read_bytes(path, name)
             digests[path] = hashlib.sha256(content).hexdigest() if content is not None else "none"
             header, found = read_rows(path, content or b"", name)
+            columns = columns or header
+            if header and header != columns:
+                odd = ", ".join(sorted(set(header) ^ set(columns))) or "in another order"
+                fail(f"{path} does not have the columns of the files before it: {odd}")
             rows += found
-            if header:
-                columns[path] = header
-        check_columns(columns)
         results[name] = each_once(rows, name)
     return results, digests
 
@@ -154,15 +152,6 @@ def read_rows(path: Path, content: bytes, name: str) -> tuple[list[str], list[di
         fail(f"cannot read {path}: {error}; mend it or use another --results-dir")
 
 
-def check_columns(columns: dict[Path, list[str]]) -> None:
-    """Exit 2 if files of one name have other columns."""
-    first = next(iter(columns), None)
-    for path, header in columns.items():
-        if header != columns[first]:
-            odd = ", ".join(sorted(set(header) ^ set(columns[first]))) or "in another order"
-            fail(f"{first} and {path} do not have the same columns: {odd}")
-
-
 def each_once(rows: list[dict], name: str) -> list[dict]:
     """Of the rows of each run a finished one, else a failed one, else one that was skipped; of
     several the first. Exits 2 if two finished ones do not agree."""
@@ -185,14 +174,9 @@ def check_same(first: dict, second: dict, run: dict) -> None:
     if not differ:
         return
     named = ", ".join(f"{name} {plain(value)}" for name, value in run.items() if value != "")
-    places = [
-        f"{name} ({first[name]}, {second[name]})"
-        for name in WHERE
-        if first.get(name, "") != second.get(name, "")
-    ]
-    why = (
-        f"{', '.join(places)} may explain it" if places else f"{', '.join(WHERE)} do not explain it"
-    )
+    places = [name for name in WHERE if first.get(name, "") != second.get(name, "")]
+    why = ", ".join(f"{name} ({first[name]}, {second[name]})" for name in places)
+    why = f"{why} may explain it" if places else f"{', '.join(WHERE)} do not explain it"
     files = " and ".join(listed([first, second], "file"))
     fail(
         f"{files}: the run {named} is there twice and differs in {', '.join(differ)}; {why};"
@@ -576,6 +560,12 @@ def collapsed(rows: list[dict]) -> str:
     return f" {share}collapsed" if number else ""
 
 
+def share_right(rows: list[dict]) -> str:
+    """The accuracy in a sentence."""
+    mark = f" ({collapsed(rows).strip()})" if collapsed(rows) else ""
+    return f"{percent(rows)} % of the test images right{mark}"
+
+
 def proportion(hits: float, total: float) -> str:
     """In percent, with its Wilson interval."""
     if not total:
@@ -595,11 +585,6 @@ def average(rows: list[dict], name: str, unit: float = 1, form: str = ",.0f") ->
 
 def milliseconds(rows: list[dict]) -> float:
     return average_of(rows, "train_ms")
-
-
-def duration(rows: list[dict]) -> str:
-    """How long a setting trains."""
-    return clock(milliseconds(rows) / 1e3)
 
 
 def clock(seconds: float) -> str:
@@ -723,7 +708,8 @@ def compared_datasets(results: dict[str, list[dict]]) -> list[str]:
 def answer(results: Results) -> list[str]:
     """What the rows say: the findings, the best of each model, and accuracy against time."""
     findings = "\n".join(f"- {line}" for finding in FINDINGS for line in finding(results))
-    return [findings, best_table(results), *budget(results, compared_datasets(results)[-1])]
+    charts = [part for name in compared_datasets(results) for part in budget(results, name)]
+    return [findings, best_table(results), *charts]
 
 
 def best_of(results: Results, dataset: str, *models: str) -> list[dict]:
@@ -745,12 +731,6 @@ def told(differences: dict[str, Difference | None]) -> str:
     return "; ".join(f"{DATASETS[name]} {each or MISSING}" for name, each in differences.items())
 
 
-def time_ratio(first: list[dict], second: list[dict]) -> float | None:
-    """How many times as long the first trains; None if they were not timed on one machine."""
-    fair = first and second and same_machine(first, second)
-    return milliseconds(first) / milliseconds(second) if fair else None
-
-
 def finding_best(results: Results) -> list[str]:
     lines = []
     for dataset in compared_datasets(results):
@@ -759,8 +739,7 @@ def finding_best(results: Results) -> list[str]:
             winner, *ties = top(found)
             lines.append(
                 f"{DATASETS[dataset]}: the best on validation is {winner[0]['model']}"
-                f" ({describe(winner)}), with {percent(winner)} % of the test images right"
-                f"{collapsed(winner) and f' ({collapsed(winner).strip()})'};"
+                f" ({describe(winner)}), with {share_right(winner)};"
                 f" {len(ties)} of the {len(found) - 1} other settings are not shown to be worse."
             )
     return lines or ["No model has been trained yet."]
@@ -793,36 +772,13 @@ def dead(row: dict) -> str:
     return f"{1 - row['live_parameters'] / row['parameters']:.0%}"
 
 
-def finding_last_tenth(results: Results) -> list[str]:
-    lines = []
-    for dataset in compared_datasets(results):
-        found = settings(results, dataset)
-        first = best(found)
-        close = [
-            rows
-            for rows in found
-            if same_machine(rows, first)
-            and average_of(rows, "val_accuracy") >= average_of(first, "val_accuracy") - 0.001
-        ]
-        cheap = min(close, key=milliseconds, default=first)
-        if cheap is not first and time_ratio(first, cheap) > NOISE:
-            lines.append(
-                f"{DATASETS[dataset]}: the last tenth of a point of validation accuracy takes"
-                f" {time_ratio(first, cheap):.1f} times the training, {duration(first)} instead of"
-                f" {duration(cheap)} ({cheap[0]['model']}, {describe(cheap)})."
-            )
-    return lines
-
-
 def finding_verdicts(results: Results) -> list[str]:
     verdicts = Counter(claim.rule(results)[0] for claim in CLAIMS)
     counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
     return [f"Of the {len(CLAIMS)} claims of an earlier report that are judged below: {counts}."]
 
 
-FINDINGS = (
-    finding_best, finding_gaps, finding_devices, finding_dead, finding_last_tenth, finding_verdicts,
-)  # fmt: skip
+FINDINGS = (finding_best, finding_gaps, finding_devices, finding_dead, finding_verdicts)
 
 
 def best_table(results: Results) -> str:
@@ -954,7 +910,8 @@ def fifty_is_not_worth_it(results: Results) -> tuple[str, str]:
     contradicted if below on one; a tie does not show that the cost buys nothing."""
     gaps = versus(results, ("ResNet-18",), ("ResNet-50",))
     pairs = [[best_of(results, name, f"ResNet-{depth}") for depth in (50, 18)] for name in CLAIMED]
-    times = ", ".join(f"{ratio:.1f}" for pair in pairs if (ratio := time_ratio(*pair)))
+    timed = [pair for pair in pairs if all(pair) and same_machine(*pair)]
+    times = ", ".join(f"{milliseconds(a) / milliseconds(b):.1f}" for a, b in timed)
     numbers = told(gaps) + (f"; training takes {times} times as long" if times else "")
     return judge(gaps.values()), numbers
 
@@ -1203,8 +1160,7 @@ def device_rows(every: list[dict], dataset: str) -> list[dict]:
 def device_tables(results: Results) -> list[str]:
     """For each data set CPU against GPU: accuracy, time and FLOPs."""
     every = results["devices"]
-    datasets = datasets_of(every) if every else ["fashion"]
-    return [device_table(every, name) for name in datasets]
+    return [device_table(every, name) for name in (datasets_of(every) if every else ["fashion"])]
 
 
 def device_table(every: list[dict], dataset: str) -> str:
@@ -1247,98 +1203,98 @@ def one_device(rows: list[dict]) -> list[dict]:
     return best(list(groups(rows, (*MACHINE, "precision", "momentum")).values()))
 
 
-DETAILS = [
-    "Device", "Network", "Optimizer", "Step (ms), median", "min - max", "Images/s",
-    "Achieved GFLOP/s", "Peak memory (MiB)", "Parameters", "Never meet a pixel at 28x28",
-    "Forward MACs (M)", "Forward FLOPs (M)",
-]  # fmt: skip
+COSTS = {  # column, unit and form of the mean over seeds
+    "Step (ms), median": ("step_ms", 1, ".2f"),
+    "Images/s": ("images_per_second",),
+    "Achieved GFLOP/s": ("achieved_flops_per_second", 1e9, ",.1f"),
+    "Peak memory (MiB)": ("peak_memory_mib",),
+    "Parameters": ("parameters",),
+    "Forward MACs (M)": ("forward_macs", 1e6, ",.1f"),
+    "Forward FLOPs (M)": ("forward_flops", 1e6, ",.1f"),
+}
 
 
 def device_details(results: Results) -> list[str]:
     """What the runs of the device tables cost in steps, memory and FLOPs; over seeds the mean, and
     the whole range of the windows."""
+    header = ["Device", "Network", "Optimizer", *COSTS, "Step (ms), min - max"]
+    header += ["Weights that never meet a pixel"]
     tables = []
     for dataset in datasets_of(results["devices"]) if results["devices"] else []:
+        lines = []
         rows = finished(device_rows(results["devices"], dataset))
-        cells = groups(rows, ("device", "arch", "optimizer")).values()
-        lines = [device_line(one_device(cell)) for cell in cells]
-        tables.append(table(f"Costs of training on {DATASETS[dataset]}", DETAILS, lines))
+        for cell in groups(rows, ("device", "model", "optimizer")).values():
+            runs = one_device(cell)
+            line = [DEVICES[cell[0]["device"]], cell[0]["model"], OPTIMIZERS[cell[0]["optimizer"]]]
+            line += [average(runs, *how) for how in COSTS.values()]
+            low = min(row["step_ms_min"] for row in runs)
+            high = max(row["step_ms_max"] for row in runs)
+            lines.append([*line, f"{low:.2f} - {high:.2f}", dead(runs[0])])
+        tables.append(table(f"Costs of training on {DATASETS[dataset]}", header, lines))
     return tables or [MISSING]
 
 
-def device_line(rows: list[dict]) -> list[str]:
-    row = rows[0]
-    low, high = min(row["step_ms_min"] for row in rows), max(row["step_ms_max"] for row in rows)
-    return [
-        DEVICES[row["device"]],
-        ARCHITECTURES[row["arch"]],
-        OPTIMIZERS[row["optimizer"]],
-        average(rows, "step_ms", 1, ".2f"),
-        f"{low:.2f} - {high:.2f}",
-        average(rows, "images_per_second"),
-        average(rows, "achieved_flops_per_second", 1e9, ",.1f"),
-        average(rows, "peak_memory_mib"),
-        average(rows, "parameters"),
-        dead(row),
-        average(rows, "forward_macs", 1e6, ",.1f"),
-        average(rows, "forward_flops", 1e6, ",.1f"),
-    ]
-
-
-def speed_table(results: Results) -> list[str]:
-    """Training speed by network, batch size and machine, and the gain over the fastest CPU."""
-    rows = [row for row in finished(results["resnet"] + results["devices"]) if not row["limit"]]
-    speeds = {
-        key: [1e3 * row["n_train"] * row["epochs"] / row["train_ms"] for row in alike]
-        for key, alike in groups(rows, ("arch", "batch_size", *MACHINE, "precision")).items()
-    }
+def best_svms(results: Results) -> list[str]:
+    """For each data set the best kernel and hyperparameters."""
     lines = []
-    for key in sorted(speeds):
-        arch, batch_size, device, *machine = key
-        cpus = [mean(found) for other, found in speeds.items() if other[:3] == (*key[:2], "cpu")]
-        figures = [f"{figure(speeds[key]):,.0f}" for figure in (mean, min, max, len)]
-        gain = f"{mean(speeds[key]) / max(cpus):.1f}" if cpus else MISSING
-        names = [ARCHITECTURES[arch], plain(batch_size), DEVICES[device]]
-        lines.append([*names, *machine, *figures, gain])
-    header = ["Network", "Batch size", "Device", "Name", "Threads", "Precision"]
-    header += ["Images/s, mean", "least", "most", "Runs", "Times the fastest CPU"]
-    return [table("Training speed, all full-size runs", header, lines)]
+    for dataset in datasets_of(results["svm"]):
+        found = settings(results, dataset, "SVM")
+        rows = best(found)
+        names = ("train_ms", "predict_time_ms", "support_vectors")
+        training, testing, vectors = (average(rows, name) for name in names)
+        text = f"of {count(len(found), 'setting')} the best on validation is {describe(rows)}, with"
+        text += f" {share_right(rows)}, {training} ms of training, {testing} ms of testing and"
+        text += f" {vectors} support vectors."
+        lines.append(f"- {DATASETS[dataset]}: {text if rows else MISSING}")
+    return ["\n".join(lines)]
 
 
-def settings_tables(results: Results) -> list[str]:
-    """For each data set every setting beside the best one."""
-    header = ["Model", "Setting", "Seeds", "Threads", "Validation accuracy (%)"]
-    header += ["Test accuracy (%)", "Training time (ms)", "Testing time (ms)"]
-    header += ["Less the best (points)", "p, Holm", "Top", "Pareto"]
-    tables = []
-    for dataset in compared_datasets(results):
-        found = settings(results, dataset)
-        beside = {id(rival.rows): beside_best(rival) for rival in rivals(found)[1]}
-        front = list(map(id, pareto(found)))
-        lines = []
-        for rows in found:
-            line = [rows[0]["model"], describe(rows), str(len(rows))]
-            line += [
-                "/".join(listed(rows, "threads")),
-                percent(rows, "val_accuracy"),
-                percent(rows) + collapsed(rows),
-            ]
-            line += [average(rows, name) for name in ("train_ms", "predict_time_ms")]
-            line += beside.get(id(rows), ["", "", "best"])
-            lines.append([*line, "yes" if id(rows) in front else ""])
-        every = select(results["svm"], dataset=dataset)
-        svms = finished(one_setup(every))
-        note = SETTINGS_NOTE + "\n\n" + caption(svms, "train_svm.py", SVM_FLAGS)
-        note += left_out(every, svms)
-        tables.append(table(f"{DATASETS[dataset]}, all settings", header, lines, note))
-    return tables
+def settings_tables(results: Results, file: str = "resnet") -> list[str]:
+    """For each data set every setting in a file beside the best one of all models."""
+    return [settings_table(results, dataset, file) for dataset in compared_datasets(results)]
 
 
-SETTINGS_NOTE = (
-    "Top: best on validation, or not shown to be worse than that on the test images (a tie) or even"
-    " better. Pareto: no setting timed on that machine is as accurate on validation in less time."
+SETTING = {  # the columns that say what a setting is
+    "svm": {"Kernel": "kernel"} | {name: name for name in SVM[1:]},
+    "resnet": {
+        "Network": "model", "Optimizer": "optimizer", "Learning rate": "lr",
+        "Batch size": "batch_size", "Epochs": "epochs",
+    },
+}  # fmt: skip
+FIGURES = {"Training time (ms)": "train_ms", "Testing time (ms)": "predict_time_ms"}
+TOP_NOTE = (
+    "The best is chosen on validation among all models of the data set. Top: that, or not shown to"
+    " be worse on the test images (a tie) or even better."
+)
+GRAM_NOTE = (
     " A Gram matrix that all SVMs share is in the training time of each, since one alone needs it."
 )
+
+
+def settings_table(results: Results, dataset: str, file: str) -> str:
+    found = settings(results, dataset)
+    beside = {id(rival.rows): beside_best(rival) for rival in rivals(found)[1]}
+    figures = FIGURES | ({"Support vectors": "support_vectors"} if file == "svm" else {})
+    lines = []
+    for rows in found:
+        if (rows[0]["model"] == "SVM") == (file == "svm"):
+            factors = [rows[0][name] for name in SETTING[file].values()]
+            line = [OPTIMIZERS.get(factor, plain(factor)) for factor in factors]
+            line += [percent(rows) + collapsed(rows)]
+            line += [average(rows, name) for name in figures.values()]
+            line += [percent(rows, "val_accuracy"), str(len(rows))]
+            line += ["/".join(listed(rows, "threads"))]
+            lines.append(line + beside.get(id(rows), ["", "", "best"]))
+    header = [*SETTING[file], "Test accuracy (%)", *figures, "Validation accuracy (%)", "Seeds"]
+    header += ["Threads", "Less the best (points)", "p, Holm", "Top"]
+    every = select(results[file], dataset=dataset)
+    used = one_setup(every)
+    models, note, flags = "ResNets", TOP_NOTE, RESNET_FLAGS
+    if file == "svm":
+        models, note, flags = "SVMs", TOP_NOTE + GRAM_NOTE, SVM_FLAGS
+    note += f"\n\n{caption(finished(used), SCRIPTS[file], flags)}"
+    title = f"{DATASETS[dataset]}, {models}: all settings"
+    return table(title, header, lines, note + left_out(every, used))
 
 
 def beside_best(rival: Rival) -> list[str]:
@@ -1348,18 +1304,6 @@ def beside_best(rival: Rival) -> list[str]:
     shown = rival.p < LEVEL
     verdict = ("better" if rival.difference.size > 0 else "") if shown else "tie"
     return [points, chance(rival.p), verdict]
-
-
-def pareto(found: list[list[dict]]) -> list[list[dict]]:
-    """The settings that no other of their machine beats in validation accuracy and time."""
-    front, highest = [], {}
-    by_accuracy = sorted(found, key=lambda rows: -average_of(rows, "val_accuracy"))
-    for rows in sorted(by_accuracy, key=milliseconds):
-        machine, accuracy = tuple(groups(rows, MACHINE)), average_of(rows, "val_accuracy")
-        if accuracy > highest.get(machine, -1):
-            highest[machine] = accuracy
-            front.append(rows)
-    return front
 
 
 def failures(results: Results) -> list[str]:
@@ -1374,17 +1318,6 @@ def failures(results: Results) -> list[str]:
             (guessing if row["status"] == "collapsed" else failed).append(line)
     tables = [table(title, header, found) for title, found in lines.items() if found]
     return tables if failed else ["No run failed.", *tables]
-
-
-def seed_table(results: Results) -> list[str]:
-    """Each run of the best settings."""
-    lines = []
-    for dataset, model in product(compared_datasets(results), MODELS):
-        for row in best_of(results, dataset, model):
-            figures = [f"{100 * row[name]:.2f}" for name in ("val_accuracy", "test_accuracy")]
-            lines.append([DATASETS[dataset], model, row["seed"], row["split_id"], *figures])
-    header = ["Data set", "Model", "Seed", "Split", "Validation accuracy (%)", "Test accuracy (%)"]
-    return [table("The best settings, seed by seed", header, lines)]
 
 
 def curves(results: Results) -> list[str]:
@@ -1406,11 +1339,6 @@ def curves(results: Results) -> list[str]:
             ))  # fmt: skip
     note = "Training figures are means over an epoch, while the weights change."
     return [*parts, note] if parts else [MISSING]
-
-
-def budgets(results: Results) -> list[str]:
-    found = [part for name in compared_datasets(results) for part in budget(results, name)]
-    return found or [MISSING]
 
 
 def confusion_tables(results: Results) -> list[str]:
@@ -1439,16 +1367,15 @@ BLOCKS = {  # of README.md
     "answer": answer,
     "verdicts": verdict_table,
     "resnet": resnet_tables,
+    "best_svm": best_svms,
     "devices": device_tables,
 }
 SECTIONS = {  # of results/README.md
+    "svm": partial(settings_tables, file="svm"),
     "settings": settings_tables,
     "failures": failures,
-    "seeds": seed_table,
     "curves": curves,
-    "budgets": budgets,
     "confusion": confusion_tables,
-    "speed": speed_table,
     "costs": device_details,
     "rules": rules,
 }
@@ -1472,7 +1399,8 @@ def page(results: Results, digests: dict[Path, str]) -> str:
         text += f"\n{count(len(results[name]), 'row')} of {files},"
     text = text.removesuffix(",") + "."
     for name, make in SECTIONS.items():
-        text += "\n\n".join([f"\n\n## {name.capitalize()}", *make(results)])
+        heading = "SVM" if name == "svm" else name.capitalize()
+        text += "\n\n".join([f"\n\n## {heading}", *make(results)])
     return text + "\n"
 
 

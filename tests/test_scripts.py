@@ -280,7 +280,7 @@ def test_the_tables_take_the_rows_of_the_scripts(run, tmp_path, capsys):
     text = capsys.readouterr().out
     row = next(row for row in read(tmp_path / "results/resnet.csv") if row["arch"] == "resnet18")
     assert f"| 32 | Adam | 0.001 | {100 * float(row['test_accuracy']):.2f} [" in text
-    assert text.count("**digits") == 3
+    assert text.count("**digits, ") == 4
 
 
 def test_real_images_are_learnt(run, tmp_path, real_data):

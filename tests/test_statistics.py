@@ -187,16 +187,6 @@ def test_pinned_and_pageable_runs_are_one_setting(tmp_path):
     assert row["pin_memory"] == "true"
 
 
-def test_the_front_holds_what_nothing_faster_is_as_accurate_as(tmp_path):
-    resnet(tmp_path, epochs=1, train_time_ms=1.0, val_accuracy=0.90)
-    resnet(tmp_path, epochs=2, train_time_ms=2.0, val_accuracy=0.89)
-    resnet(tmp_path, epochs=3, train_time_ms=2.0, val_accuracy=0.95)
-    resnet(tmp_path, epochs=4, train_time_ms=3.0, val_accuracy=0.95)
-    svm(tmp_path, fit_time_ms=9.0, val_accuracy=0.5, threads=1)
-    front = make_tables.pareto(make_tables.settings(read(tmp_path), "mnist"))
-    assert [rows[0].get("epochs") for rows in front] == [1, 3, None]
-
-
 def test_a_shared_gram_matrix_counts_in_the_training_time(tmp_path):
     svm(tmp_path)
     path = tmp_path / "svm.csv"
