@@ -60,7 +60,7 @@ case "${1:-}" in
     *)
         flags=(--results-dir "$results")
         [ "${1:-}" != --dry-run ] || flags+=(--dry-run)
-        run train_svm.py --dataset mnist fashion "${flags[@]}"
+        run train_svm.py --dataset mnist fashion --C 0.1 1 10 "${flags[@]}"
         run train_resnet.py --dataset mnist fashion --arch resnet18 resnet50 --opt sgd adam \
             --lr 1e-3 1e-4 --bs 16 32 --epochs 3 5 --pin-memory true false "${flags[@]}"
         run compare_devices.py "${flags[@]}"
