@@ -3,6 +3,7 @@
 import argparse
 import base64
 import contextlib
+import copy
 import csv
 import fcntl
 import hashlib
@@ -18,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -233,9 +236,11 @@ def cpu_name() -> str:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, read once the device has finished all its work."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+    """Seconds, read once the device has finished all work that was given to it here."""
+    if device.type == "cuda":
+        torch.cuda.current_stream().synchronize()  # other trainings may run on other streams
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
 
 
@@ -267,78 +272,187 @@ class Classifier(nn.Module):
         mean, std = self.scale
         inputs = ((images.float() - mean) / std).unsqueeze(1)
         reduced = self.precision != torch.float32
-        with torch.autocast(images.device.type, self.precision, enabled=reduced):
+        # Weights are cast once in a step: a cache would only outlive the graph that it is in.
+        with torch.autocast(
+            images.device.type, self.precision, enabled=reduced, cache_enabled=False
+        ):
             return self.network(inputs).float()
 
 
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+class Trainer:
+    """A model in training: its optimizer, its GradScaler and its step, which is launched operation
+    by operation or, after warm_up with cuda_graph, replayed from a CUDA graph.
+
+    sums, float32 [2], adds up loss and hits over images. It stays on the device, because reading it
+    in every step would wait for the device."""
+
+    def __init__(self, model: Classifier, optimizer, *, cuda_graph: bool = False):
+        self.model, self.optimizer, self.cuda_graph = model, optimizer, cuda_graph
+        self.device = next(model.parameters()).device
+        half = model.precision == torch.float16  # bf16 needs no scaling
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.sums = torch.zeros(2, device=self.device)
+        self.inputs = self.replay = None  # the graph's batch, and a function
+        self.warmup_time_ms = 0.0
+
+    @property
+    def execution(self) -> str:
+        """How steps on full batches run: graph or eager."""
+        return "graph" if self.replay else "eager"
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Train on a batch that is in the host's memory, which must not change until a GPU has
+        copied it. A batch of another size than the graph's, an epoch's last, is trained eagerly."""
+        free = self.device.type == "cuda"  # to go on while it copies
+        if self.replay and len(labels) == len(self.inputs[1]):
+            for own, new in zip(self.inputs, (images, labels), strict=True):
+                own.copy_(new, non_blocking=free)
+            self.replay()
+        else:
+            self.compute(*(part.to(self.device, non_blocking=free) for part in (images, labels)))
+
+    def compute(self, images: Tensor, labels: Tensor) -> None:
+        """One optimizer step on a batch that is on the device. What it changes is in tensors that
+        stay where they are, so that it can be recorded."""
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        hits = (logits.argmax(1) == labels).float().sum()
+        self.sums += torch.stack([loss.detach() * len(labels), hits])
+
+    def warm_up(self, batch_size: int) -> None:
+        """Take WARMUP_STEPS steps on random images, record the graph if there is to be one, and put
+        everything back in its place, as if no step had been."""
+        start = clock(self.device)
+        self.model.train()
+        batch = [part.to(self.device) for part in random_batch(batch_size)]
+        before = copy.deepcopy(self.state())
+        with warnings.catch_warnings():
+            # Adam's, that what can be recorded should not run before it is.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable")
+            for _ in range(WARMUP_STEPS):
+                self.compute(*batch)
+        if self.cuda_graph:
+            try:
+                self.replay, self.inputs = record(lambda: self.compute(*batch)), batch
+            except RuntimeError as error:
+                self.optimizer.zero_grad(set_to_none=True)
+                say(f"  no CUDA graph, every operation is launched: {first_line(error)}")
+        # A new optimizer has no state yet; in SGD and Adam that is the same as zeros.
+        for index, values in self.state()["optimizer"].items():
+            zeros = {name: torch.zeros_like(value) for name, value in values.items()}
+            before["optimizer"].setdefault(index, zeros)
+        self.load_state(before)
+        self.sums.zero_()
+        self.warmup_time_ms = 1e3 * (clock(self.device) - start)
+
+    def state(self) -> dict[str, dict]:
+        """All that the next steps depend on; the tensors are not copied."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, dict]) -> None:
+        """Copy what state() gave into the tensors that are there. Raises if it does not fit."""
+        self.model.load_state_dict(state["model"])
+        self.scaler.load_state_dict(state["scaler"])
+        for index, values in self.state()["optimizer"].items():
+            for name, value in values.items():
+                if state["optimizer"][index][name].shape != value.shape:  # copy_ would stretch it
+                    raise ValueError("its optimizer's state does not fit")
+                value.copy_(state["optimizer"][index][name])
 
 
-def make_scaler(model: Classifier) -> torch.amp.GradScaler:
-    """A GradScaler, which does nothing unless the precision is fp16: bf16 needs no scaling."""
-    return torch.amp.GradScaler(device_of(model).type, enabled=model.precision == torch.float16)
+def record(function: Callable[[], None]) -> Callable[[], None]:
+    """Record the GPU work of function() as a CUDA graph, without doing it; returns what does it.
+
+    It is recorded on the current stream, which must not be the default one. Trainings that run at
+    once need a stream each, because cuBLAS keeps one workspace for each (PyTorch issue 193402)."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        function()
+    return graph.replay
 
 
-def batch_indices(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Cut order into batches. A last batch of one image joins the one before it, because
-    BatchNorm cannot train on one value per channel (layer4 works on 1x1 maps)."""
-    batches = list(order.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+def on_stream(streams: list, items: Iterator) -> Iterator:
+    """The items, made on one of these CUDA streams, which nobody else takes until they end; as they
+    come if there are no streams."""
+    if not streams:
+        yield from items
+        return
+    stream = streams.pop()
+    try:
+        while True:
+            with torch.cuda.stream(stream):  # not across a yield: the caller has its own
+                item = next(items, streams)
+            if item is streams:
+                return
+            yield item
+    finally:
+        streams.append(stream)
 
 
-def load_batch(part: Part, indices: Tensor, device: torch.device, *, pin_memory: bool):
-    """Gather a batch in the host's memory, pinned or pageable, and copy it to the device."""
-    images, labels = part.images[indices], part.labels[indices]
-    if pin_memory:
-        images, labels = images.pin_memory(), labels.pin_memory()
-    return images.to(device, non_blocking=pin_memory), labels.to(device, non_blocking=pin_memory)
+def random_batch(size: int) -> tuple[Tensor, Tensor]:
+    """Images and labels of noise, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (size, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(CLASSES, (size,), generator=generator)
 
 
-def train_step(model, optimizer, scaler, images, labels) -> tuple[Tensor, Tensor]:
-    """One optimizer step on one batch; returns mean loss and number of hits, on the device."""
-    logits = model(images)
-    loss = F.cross_entropy(logits, labels)
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), (logits.argmax(1) == labels).sum()
+def batch_sizes(total: int, batch_size: int) -> list[int]:
+    """The sizes of the batches of an epoch. A last batch of one image joins the one before it,
+    because BatchNorm cannot train on one value per channel (layer4 works on 1x1 maps)."""
+    sizes = [batch_size] * (total // batch_size)
+    rest = total % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
 
 
 def train_epoch(
-    model, optimizer, scaler, part: Part, batches: list[Tensor], *, pin_memory: bool, label: str
-) -> tuple[float, float]:
-    """Train once on the given batches of indices; returns mean loss and accuracy on the way."""
-    model.train()
-    device = device_of(model)
-    # The sums stay on the device: reading them in every step would wait for it.
-    loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-    progress = tqdm(batches, desc=label, unit="batch", leave=False, disable=None)
-    for step, indices in enumerate(progress):
-        images, labels = load_batch(part, indices, device, pin_memory=pin_memory)
-        loss, batch_hits = train_step(model, optimizer, scaler, images, labels)
-        loss_sum += loss * len(indices)
-        hits += batch_hits
-        if not progress.disable and step % 50 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
-    total = sum(map(len, batches))
-    return loss_sum.item() / total, hits.item() / total
+    trainer: Trainer, part: Part, order: Tensor, batch_size: int, *, pin_memory: bool, label: str,
+    pauses: bool,
+) -> Iterator[None]:  # fmt: skip
+    """Train once on a part, in this order. A generator, which yields after each step if others are
+    to take their turns (pauses), and returns mean loss and accuracy on the way."""
+    trainer.model.train()
+    trainer.sums.zero_()
+    # At once, 38 MB: what a GPU copies while the host goes on must not change meanwhile.
+    images, labels = part.images[order], part.labels[order]
+    if pin_memory:
+        images, labels = images.pin_memory(), labels.pin_memory()
+    sizes = batch_sizes(len(order), batch_size)
+    batches = zip(images.split(sizes), labels.split(sizes), strict=True)
+    progress = tqdm(batches, desc=label, unit="batch", total=len(sizes), leave=False,
+                    disable=pauses or None)  # fmt: skip
+    for batch in progress:
+        trainer.step(*batch)
+        if pauses:
+            yield
+    loss, hits = trainer.sums.tolist()
+    return loss / len(order), hits / len(order)
 
 
 @torch.no_grad()
 def evaluate(model, part: Part) -> tuple[float, Tensor]:
     """Mean loss, and predicted classes int64 [n] on the host, in evaluation mode."""
     model.eval()
-    loss_sum, predictions = 0.0, []
-    for indices in torch.arange(len(part.labels)).split(EVAL_BATCH):
-        images, labels = load_batch(part, indices, device_of(model), pin_memory=False)
-        logits = model(images)
-        loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
-        predictions.append(logits.argmax(1).cpu())
-    return loss_sum / len(part.labels), torch.cat(predictions)
+    device = next(model.parameters()).device
+    losses, predictions = [], []
+    for images, labels in zip(
+        part.images.split(EVAL_BATCH), part.labels.split(EVAL_BATCH), strict=True
+    ):
+        logits = model(images.to(device))
+        losses.append(F.cross_entropy(logits, labels.to(device), reduction="sum"))
+        predictions.append(logits.argmax(1))
+    return sum(torch.stack(losses).tolist()) / len(part.labels), torch.cat(predictions).cpu()
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
@@ -368,15 +482,13 @@ class Checkpoint:
     first_row: int  # the epoch of the first row that is wanted: a later state cannot give it
 
 
-def save_checkpoint(checkpoint: Checkpoint, model, optimizer, scaler, history: list[Epoch]) -> None:
+def save_checkpoint(checkpoint: Checkpoint, trainer: Trainer, history: list[Epoch]) -> None:
     """Keep all that a training needs to go on; where that fails it goes on without."""
     state = io.BytesIO()
     torch.save(
-        {
+        trainer.state()
+        | {
             "identity": checkpoint.identity,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict()["state"],
-            "scaler": scaler.state_dict(),
             "history": [list(astuple(epoch)) for epoch in history],
         },
         state,
@@ -391,9 +503,10 @@ def save_checkpoint(checkpoint: Checkpoint, model, optimizer, scaler, history: l
         say(f"  no checkpoint: {error}")
 
 
-def load_checkpoint(checkpoint: Checkpoint, model, optimizer, scaler) -> list[Epoch]:
-    """Put a training back to where its checkpoint was saved; returns the epochs until then, none
-    without a checkpoint. Exits 2 if that is damaged, or of anything but this very training."""
+def load_checkpoint(checkpoint: Checkpoint, trainer: Trainer) -> list[Epoch]:
+    """Put a training, warmed up, back to where its checkpoint was saved; returns the epochs until
+    then, none without a checkpoint. Exits 2 if that is damaged, or of anything but this very
+    training."""
     try:
         content = read_bytes(checkpoint.path)
         digest, content = content[:32], content[32:]
@@ -409,7 +522,7 @@ def load_checkpoint(checkpoint: Checkpoint, model, optimizer, scaler) -> list[Ep
         if len(history) >= checkpoint.first_row:
             say(f"  starting anew: {checkpoint.path} is past epoch {checkpoint.first_row}")
             return []
-        restore(model, optimizer, scaler, state)
+        trainer.load_state(state)
     except FileNotFoundError:
         return []
     except Exception as error:  # torch raises anything
@@ -421,41 +534,32 @@ def load_checkpoint(checkpoint: Checkpoint, model, optimizer, scaler) -> list[Ep
     return history
 
 
-def restore(model, optimizer, scaler, state: dict) -> None:
-    """Take over a state that save_checkpoint saved. Raises if it does not fit."""
-    model.load_state_dict(state["model"])
-    scaler.load_state_dict(state["scaler"])
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
-    for parameter, values in optimizer.state.items():  # PyTorch does not look at these shapes
-        for value in filter(torch.is_tensor, values.values()):
-            if value.shape not in (parameter.shape, ()):
-                raise ValueError("its optimizer's state does not fit")
-
-
 def fit(
-    model, optimizer, train: Part, val: Part, *, epochs: int, batch_size: int, seed: int,
+    trainer: Trainer, train: Part, val: Part, *, epochs: int, batch_size: int, seed: int,
     pin_memory: bool = False, label: str = "", checkpoint: Checkpoint | None = None,
-) -> Iterator[Epoch]:  # fmt: skip
-    """Train, and yield an Epoch after each; test images never come here.
+    pauses: bool = False,
+) -> Iterator[Epoch | None]:  # fmt: skip
+    """Train, and yield an Epoch after each; test images never come here. With pauses it also yields
+    None after each step, so that other trainings can take turns.
 
     The batch order depends on seed alone and the learning rate is constant, so the first epochs of
     a long run are a short run. Epochs that a checkpoint holds are yielded as they were. Raises
     FloatingPointError if the loss is not finite."""
-    device, scaler = device_of(model), make_scaler(model)
-    history = load_checkpoint(checkpoint, model, optimizer, scaler) if checkpoint else []
+    trainer.warm_up(batch_size)
+    history = load_checkpoint(checkpoint, trainer) if checkpoint else []
     yield from history
     generator, unsaved_ms = torch.Generator().manual_seed(seed), 0.0
     for number in range(1, epochs + 1):
-        batches = batch_indices(torch.randperm(len(train.labels), generator=generator), batch_size)
+        order = torch.randperm(len(train.labels), generator=generator)
         if number <= len(history):  # its order has been drawn: the next is what it would have been
             continue
-        start = clock(device)
-        train_loss, train_accuracy = train_epoch(
-            model, optimizer, scaler, train, batches, pin_memory=pin_memory,
-            label=f"{label} epoch {number}/{epochs}",
+        start = clock(trainer.device)
+        train_loss, train_accuracy = yield from train_epoch(
+            trainer, train, order, batch_size, pin_memory=pin_memory,
+            label=f"{label} epoch {number}/{epochs}", pauses=pauses,
         )  # fmt: skip
-        train_time_ms = 1e3 * (clock(device) - start)
-        val_loss, predictions = evaluate(model, val)
+        train_time_ms = 1e3 * (clock(trainer.device) - start)
+        val_loss, predictions = evaluate(trainer.model, val)
         if not math.isfinite(train_loss + val_loss):
             raise FloatingPointError(
                 f"epoch {number}: training loss is {train_loss}, validation loss {val_loss}"
@@ -468,33 +572,31 @@ def fit(
         # By now its row is safe: a training that goes on from here will not give that again.
         unsaved_ms += train_time_ms
         if checkpoint and number < epochs and unsaved_ms >= 1e3 * CHECKPOINT_SECONDS:
-            save_checkpoint(checkpoint, model, optimizer, scaler, history)
+            save_checkpoint(checkpoint, trainer, history)
             unsaved_ms = 0.0
     if checkpoint:
         checkpoint.path.unlink(missing_ok=True)
 
 
 def time_steps(
-    model, optimizer, *, batch_size: int, pin_memory: bool, windows: int, steps: int
-) -> tuple[float, list[float]]:
-    """Time training steps on random images: ms of WARMUP_STEPS first steps, then for each window
-    the mean ms of a step. Trains the model it is given: pass one to throw away."""
-    device, scaler = device_of(model), make_scaler(model)
-    part = Part(
-        torch.randint(256, (batch_size, SIZE, SIZE), dtype=torch.uint8),
-        torch.randint(CLASSES, (batch_size,)),
-        torch.arange(batch_size),
-    )
-    model.train()
+    trainer: Trainer, *, batch_size: int, pin_memory: bool, windows: int, steps: int
+) -> list[float]:
+    """Time training steps on random images, after warm_up: for each window the mean ms of a step.
+    Trains the model it is given: pass one to throw away."""
+    trainer.warm_up(batch_size)
+    images, labels = random_batch(batch_size)
+    part = Part(images, labels, torch.arange(batch_size))
+    order = part.indices.repeat(steps)
 
-    def run(count: int) -> float:
-        start = clock(device)
-        for _ in range(count):
-            batch = load_batch(part, part.indices, device, pin_memory=pin_memory)
-            train_step(model, optimizer, scaler, *batch)
-        return 1e3 * (clock(device) - start)
+    def run() -> float:
+        start = clock(trainer.device)
+        for _ in train_epoch(
+            trainer, part, order, batch_size, pin_memory=pin_memory, label="", pauses=True
+        ):
+            pass
+        return 1e3 * (clock(trainer.device) - start)
 
-    return run(WARMUP_STEPS), [run(steps) / steps for _ in range(windows)]
+    return [run() / steps for _ in range(windows)]
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -649,12 +751,13 @@ class Job:
     """One piece of work of a grid, which gives one row or, as a training does, several.
 
     rows holds the key columns of each row; estimate(rows) gives seconds or None; run(rows) yields
-    each of them, with what was found. Both are called with the rows that are not there yet."""
+    each of them, with what was found, and None where another job may take its turn. Both are called
+    with the rows that are not there yet."""
 
     name: str
     rows: list[dict]
     estimate: Callable[[list[dict]], float | None]
-    run: Callable[[list[dict]], Iterator[dict]]
+    run: Callable[[list[dict]], Iterator[dict | None]]
     checkpoint: Path | None = None  # what the job leaves while it is not done
 
     def clean_up(self) -> None:
@@ -714,14 +817,28 @@ def take_jobs(
             yield number, job
 
 
+def take_turns(iterators: Iterator[Iterator], at_once: int) -> Iterator:
+    """The items of several iterators, of which so many at once give one each in turn."""
+    active = deque(islice(iterators, at_once))
+    while active:
+        iterator = active.popleft()
+        for item in iterator:
+            active.append(iterator)
+            yield item
+            break
+        else:
+            active.extend(islice(iterators, 1))
+
+
 def run_jobs(
     args, jobs: list[Job], path: Path, *, columns: tuple[str, ...], key: tuple[str, ...],
     summary: Callable[[dict], str], main: Callable[[list[str]], int],
-    again: Callable[[dict], bool] = lambda row: False,
+    again: Callable[[dict], bool] = lambda row: False, at_once: int = 1,
 ) -> int:  # fmt: skip
     """Run what is not in the file yet (or list it, with --dry-run); returns the exit code.
 
-    again(row) tells that a row is to be run although it is there. The ranks of torchrun share the
+    again(row) tells that a row is to be run although it is there. As many jobs as at_once take
+    turns. The ranks of torchrun share the
     work, and each knows which rows the others have, also where nodes have a file each."""
     if args.verify:
         return verify(args, path, columns=columns, key=key, main=main)
@@ -741,18 +858,22 @@ def run_jobs(
     if args.dry_run:
         return list_jobs(work) if rank() == 0 else 0
     todo = [job for job, left in work if left or job.clean_up()]
-    for number, job in take_jobs(store, todo, owner=str(rank()), fail_fast=args.fail_fast):
+
+    def rows_of(number: int, job: Job) -> Iterator[dict | None]:
         say(f"[{number}/{len(todo)}] {job.name}")
         if args.force:
             job.clean_up()
-        for row in run_job(job, rows_left(job), key):
-            save_row(path, row, columns, key)
-            store.set(row_name(row, key), row["status"])
-            if row["status"] not in NO_FAILURE:
-                store.set("failed", "yes")
-            lines = [summary(row)] if row["status"] in FINISHED else []
-            lines += [f"  {row['status']}: {row['reason']}"] if "reason" in row else []
-            say("\n".join(lines))
+        yield from run_job(job, rows_left(job), key)
+
+    taken = take_jobs(store, todo, owner=str(rank()), fail_fast=args.fail_fast)
+    for row in filter(None, take_turns((rows_of(*job) for job in taken), at_once)):
+        save_row(path, row, columns, key)
+        store.set(row_name(row, key), row["status"])
+        if row["status"] not in NO_FAILURE:
+            store.set("failed", "yes")
+        lines = [summary(row)] if row["status"] in FINISHED else []
+        lines += [f"  {row['status']}: {row['reason']}"] if "reason" in row else []
+        say("\n".join(lines))
     meet(store, "end")  # torchrun would end the others if one failed before
     return report([recall(store, row_name(row, key)) for job in jobs for row in job.rows])
 
@@ -766,6 +887,7 @@ def start(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> dist.St
             replace_rows(path, rows, torn, columns)
     code_commit()  # now, before anyone edits the code that runs
     torch.backends.cudnn.deterministic = True  # the same bits in every run
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # not TF32: float32 is what a row says
     store = join_ranks()
     for name, status in finished_rows(path, columns, key).items():
         store.set(name, status)
@@ -784,14 +906,17 @@ def report(statuses: list[str]) -> int:
     return 1 if failed and rank() == 0 else 0
 
 
-def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict]:
-    """Yield the rows that are left, completed; what fails becomes rows with status and reason."""
+def run_job(job: Job, left: list[dict], key: tuple[str, ...]) -> Iterator[dict | None]:
+    """Yield what job.run yields, its rows completed; what fails becomes rows with a reason."""
     left = {row_key(row, key): row for row in left}
     if not left:
         return
     failure = {}
     try:
         for row in job.run(list(left.values())):
+            if row is None:
+                yield None
+                continue
             del left[row_key(row, key)]
             yield judge(row) | row | environment(row["device"])
     except FloatingPointError as error:

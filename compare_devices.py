@@ -32,7 +32,7 @@ KEY = tuple(name for name in train_resnet.KEY if name not in ("precision", "pin_
 COLUMNS = (
     "status", "reason", *KEY, "pin_memory", "precision", "precision_reason",
     "n_train", "n_val", "n_test", "split_id", "val_accuracy", "test_accuracy",
-    "train_time_ms", "predict_time_ms", "warmup_time_ms",
+    "train_time_ms", "predict_time_ms", "warmup_time_ms", "execution",
     "windows", "step_ms", "step_ms_min", "step_ms_max", "images_per_second", "peak_memory_mib",
     "parameters", "live_parameters", "forward_macs", "forward_flops", "training_flops",
     "achieved_flops_per_second", "weights_sha256", *common.ENVIRONMENT,
@@ -80,16 +80,17 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def measure(setting: Setting, epochs: int, split: common.Split, windows: int) -> dict:
-    """Time windows of steps, train in full, and return the row."""
+def measure(
+    setting: Setting, epochs: int, split: common.Split, *, windows: int, cuda_graph: bool
+) -> Iterator[dict]:
+    """Time windows of steps, train in full, and yield the row."""
     device = torch.device(setting.device)
-    warmup_time_ms, step_ms = train_resnet.time_steps(setting, windows=windows, steps=STEPS)
+    step_ms = train_resnet.time_steps(setting, windows=windows, steps=STEPS, cuda_graph=cuda_graph)
     reset_peak_memory(device)
-    (row,) = train_resnet.train(setting, [epochs], split)
+    (row,) = train_resnet.train(setting, [epochs], split, cuda_graph=cuda_graph)
     images_per_second = 1e3 * row["n_train"] * epochs / row["train_time_ms"]
     flops = costs(setting.arch)
     row |= flops | {
-        "warmup_time_ms": warmup_time_ms,
         "windows": windows,
         "step_ms": median(step_ms),
         "step_ms_min": min(step_ms),
@@ -98,7 +99,7 @@ def measure(setting: Setting, epochs: int, split: common.Split, windows: int) ->
         "peak_memory_mib": peak_memory_mib(device),
         "achieved_flops_per_second": flops["training_flops"] * images_per_second,
     }
-    return {name: row[name] for name in COLUMNS if name in row}
+    yield {name: row[name] for name in COLUMNS if name in row}
 
 
 def parse_args(argv: list[str] | None = None):
@@ -140,7 +141,9 @@ def main(argv: list[str] | None = None) -> int:
                 yield rows[0] | {"status": "skipped", "reason": f"no {setting.device} device here"}
                 return
             split = common.split_of(setting, args.data_dir)
-            yield measure(setting, epochs, split, args.repeats)
+            graph = args.cuda_graph and setting.device == "cuda"
+            rows = measure(setting, epochs, split, windows=args.repeats, cuda_graph=graph)
+            yield from common.on_stream(train_resnet.make_streams(args, setting.device), rows)
 
         row = asdict(setting) | {"epochs": epochs}
         return common.Job(

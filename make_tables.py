@@ -206,6 +206,8 @@ def parse_row(row: dict[str, str], file: str) -> dict:
         row["train_ms"] = row["fit_time_ms" if file == "svm" else "train_time_ms"]
         # The Gram matrix is made once for all SVMs; a single one would have to wait for it too.
         row["train_ms"] += row.get("shared_time_ms") or 0
+        if row.get("concurrent", "1") not in ("", "1"):  # it says little of how long it takes alone
+            row["train_ms"] = row["predict_time_ms"] = math.nan
         row |= {"history": read_history(row.get("history")), **read_errors(row)}
     # Seeds that share one split show less than those that each draw their own.
     row["fixed_split"] = row["split_seed"] if row["split_seed"] != row["seed"] else ""
@@ -340,8 +342,10 @@ def best(candidates: list[list[dict]]) -> list[dict]:
 
 
 def same_machine(first: list[dict], second: list[dict]) -> bool:
-    """Whether all runs were timed on one device, of one kind, with one number of threads."""
-    return len(groups([*first, *second], MACHINE)) == 1
+    """Whether all runs were timed, each alone, on one device of one kind with as many threads."""
+    rows = [*first, *second]
+    alone = not any(math.isnan(row["train_ms"]) for row in rows)
+    return alone and len(groups(rows, MACHINE)) == 1
 
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -580,7 +584,8 @@ def average_of(rows: list[dict], name: str) -> float:
 
 def average(rows: list[dict], name: str, unit: float = 1, form: str = ",.0f") -> str:
     """Mean of a column over seeds, in units of unit."""
-    return format(average_of(rows, name) / unit, form) if rows else MISSING
+    value = average_of(rows, name) if rows else math.nan
+    return MISSING if math.isnan(value) else format(value / unit, form)
 
 
 def milliseconds(rows: list[dict]) -> float:
@@ -635,10 +640,11 @@ def listed(rows: list[dict], name: str) -> list[str]:
 
 def machines(rows: list[dict]) -> str:
     """The hardware that rows were measured on."""
-    return "; ".join(
+    return "; ".join(dict.fromkeys(
         f"{DEVICES[device]}: {name}, {plain(threads)} {'thread' if threads == '1' else 'threads'}"
-        for device, name, threads in groups(rows, MACHINE)
-    )
+        + (", CUDA graphs" if execution == "graph" else "")
+        for device, name, threads, execution in groups(rows, (*MACHINE, "execution"))
+    ))  # fmt: skip
 
 
 def uncertainty(rows: list[dict]) -> str:
@@ -811,7 +817,10 @@ def budget(results: Results, dataset: str) -> list[str]:
     """A chart of the accuracy that each model reaches in a training time; none of a single step."""
     found = {name: settings(results, dataset, name) for name in MODELS}
     found = {name: each for name, each in found.items() if each}
-    times = sorted(milliseconds(rows) / 1e3 for each in found.values() for rows in each)
+    times = sorted(
+        milliseconds(rows) / 1e3 for each in found.values() for rows in each
+        if not math.isnan(milliseconds(rows))
+    )  # fmt: skip
     steps = [step for step in STEPS if times and times[0] <= step <= 2.5 * times[-1]]
     if len(steps) < 2:
         return []
@@ -1049,7 +1058,7 @@ def is_adam(rows: list[dict]) -> bool:
 
 def pinned_pairs(results: Results) -> list[tuple[dict, dict]]:
     """Runs on a GPU with pinned memory and without, all else equal."""
-    names = (*SETUP, *MACHINE, *TRAINING, "dataset", "model", "seed", "split_id")
+    names = (*SETUP, *MACHINE, *TRAINING, "dataset", "model", "seed", "split_id", "execution")
     found = groups(select(finished(results["resnet"]), device="cuda"), names).values()
     found = [{row["pin_memory"]: row for row in rows} for rows in found]
     return [(rows["true"], rows["false"]) for rows in found if {"true", "false"} <= set(rows)]
@@ -1072,6 +1081,7 @@ def pinning_costs_little(results: Results) -> tuple[str, str]:
     """Time with pinned memory over time without, 95 % interval of the geometric mean over pairs:
     supported if it lies within 10 % of 1, contradicted if outside."""
     logs = [math.log(a["train_ms"] / b["train_ms"]) for a, b in pinned_pairs(results)]
+    logs = [log for log in logs if not math.isnan(log)]
     if len(logs) < 2:
         return UNMEASURED, count(len(logs), "pair")
     half = student_bound(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))

@@ -5,7 +5,8 @@
 
 Writes one row for each entry of --epochs to results/resnet.csv; what is there is not run again.
 train_time_ms covers the training steps and the making of their batches, summed over the epochs;
-not loading, warm-up (warmup_time_ms), validation, or the test set (predict_time_ms).
+not loading, warm-up and a CUDA graph's recording (warmup_time_ms), validation, or the test set
+(predict_time_ms). --cuda-graph and --concurrent have not been tried on a GPU yet.
 """
 
 import copy
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 import common
-from common import DATASETS, Classifier, say, say_once
+from common import DATASETS, Classifier, Trainer, say, say_once
 
 ARCHITECTURES = {
     "resnet18": models.resnet18,
@@ -69,7 +70,7 @@ KEY = (*(field.name for field in fields(Setting)), "epochs")
 COLUMNS = (
     "status", "reason", *KEY, "n_train", "n_val", "n_test", "split_id",
     "val_accuracy", "test_accuracy", "train_time_ms", "predict_time_ms",
-    "warmup_time_ms", "weights_sha256", "precision_reason", "history",
+    "warmup_time_ms", "execution", "concurrent", "weights_sha256", "precision_reason", "history",
     "test_classes", "test_errors", *common.ENVIRONMENT,
 )  # fmt: skip
 
@@ -151,49 +152,60 @@ def specialise(network: nn.Module, size: int = common.SIZE) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-def build(setting: Setting, scale: tuple[float, float]) -> tuple[Classifier, torch.optim.Optimizer]:
-    """The model on its device, and its optimizer."""
+def build(setting: Setting, scale: tuple[float, float], *, cuda_graph: bool = False) -> Trainer:
+    """The model on its device, with its optimizer."""
     network = specialise(build_network(setting.arch, setting.seed))
     precision = getattr(torch, setting.precision)
     model = Classifier(network, scale, precision).to(setting.device)
     make_optimizer = OPTIMIZERS[setting.optimizer]
-    return model, make_optimizer(model.parameters(), setting.lr, setting.momentum)
+    optimizer = make_optimizer(model.parameters(), setting.lr, setting.momentum)
+    for group in optimizer.param_groups:
+        group["capturable"] = cuda_graph  # without, Adam does not let itself be recorded
+    return Trainer(model, optimizer, cuda_graph=cuda_graph)
 
 
-def time_steps(setting: Setting, *, windows: int, steps: int) -> tuple[float, list[float]]:
+def time_steps(
+    setting: Setting, *, windows: int, steps: int, cuda_graph: bool = False
+) -> list[float]:
     """common.time_steps with a model of this setting, which is then thrown away."""
     return common.time_steps(
-        *build(setting, (0.0, 255.0)), batch_size=setting.batch_size,
+        build(setting, (0.0, 255.0), cuda_graph=cuda_graph), batch_size=setting.batch_size,
         pin_memory=setting.pin_memory == "true", windows=windows, steps=steps,
     )  # fmt: skip
 
 
 def train(
-    setting: Setting, epochs: list[int], split: common.Split, *,
-    save_dir: Path | None = None, checkpoint: Path | None = None,
-) -> Iterator[dict]:  # fmt: skip
-    """Train once, to the largest of epochs, and yield a row at each; go on from a checkpoint."""
+    setting: Setting, epochs: list[int], split: common.Split, *, save_dir: Path | None = None,
+    checkpoint: Path | None = None, cuda_graph: bool = False, concurrent: int = 1,
+) -> Iterator[dict | None]:  # fmt: skip
+    """Train once, to the largest of epochs, and yield a row at each; go on from a checkpoint. Of
+    several concurrent trainings each yields None after each step, for the others to take turns."""
     device = torch.device(setting.device)
-    warmup_time_ms, _ = time_steps(setting, windows=0, steps=0)
-    model, optimizer = build(setting, split.scale)
+    trainer = build(setting, split.scale, cuda_graph=cuda_graph)
     if checkpoint is not None:
-        checkpoint = common.Checkpoint(checkpoint, identity(setting, split), min(epochs))
+        checkpoint = common.Checkpoint(
+            checkpoint, identity(setting, split, cuda_graph), min(epochs)
+        )
     history = []
     for epoch in common.fit(
-        model, optimizer, split.train, split.val, epochs=max(epochs), seed=setting.seed,
+        trainer, split.train, split.val, epochs=max(epochs), seed=setting.seed,
         batch_size=setting.batch_size, pin_memory=setting.pin_memory == "true", label=setting.arch,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, pauses=concurrent > 1,
     ):  # fmt: skip
+        if epoch is None:
+            yield None
+            continue
         history.append(epoch)
-        say(describe(epoch, of=max(epochs)))
+        say(("" if concurrent == 1 else str(setting)) + describe(epoch, of=max(epochs)))
         if epoch.number not in epochs:
             continue
         start = common.clock(device)
-        _, predictions = common.evaluate(model, split.test)
+        _, predictions = common.evaluate(trainer.model, split.test)
         predict_time_ms = 1e3 * (common.clock(device) - start)
+        network = trainer.model.network
         row = asdict(setting) | {"epochs": epoch.number}
         if save_dir is not None:
-            save_model(model_path(save_dir, row), model.network)
+            save_model(model_path(save_dir, row), network)
         yield row | {
             "n_train": len(split.train.labels),
             "n_val": len(split.val.labels),
@@ -203,9 +215,11 @@ def train(
             **common.outcome(predictions, split.test.labels),
             "train_time_ms": sum(past.train_time_ms for past in history),
             "predict_time_ms": predict_time_ms,
-            "warmup_time_ms": warmup_time_ms,
+            "warmup_time_ms": trainer.warmup_time_ms,
+            "execution": trainer.execution,
+            "concurrent": concurrent,
             "history": json.dumps([asdict(past) for past in history]),
-            "weights_sha256": common.sha256(*model.network.state_dict().values()),
+            "weights_sha256": common.sha256(*network.state_dict().values()),
             "precision_reason": common.pick_precision(device, setting.amp)[1],
         }
 
@@ -217,11 +231,12 @@ def code_digest() -> str:
     return hashlib.sha256(code).hexdigest()[:12]
 
 
-def identity(setting: Setting, split: common.Split) -> dict[str, str]:
+def identity(setting: Setting, split: common.Split, cuda_graph: bool) -> dict[str, str]:
     """All that a training's bits depend on, but for the number of epochs."""
     where = common.environment(setting.device)
     names = ("device_name", "cpu_name", "threads", "torch")
-    values = asdict(setting) | {"split_id": split.split_id, "code": code_digest()}
+    values = asdict(setting) | {"cuda_graph": cuda_graph}
+    values |= {"split_id": split.split_id, "code": code_digest()}
     values |= {name: where[name] for name in names}
     return {name: common.to_text(value) for name, value in values.items()}
 
@@ -276,7 +291,7 @@ def grid(args, device: torch.device, pin_memory: list[str]) -> list[Setting]:
 @cache
 def step_seconds(setting: Setting) -> float:
     """Measured time of a training step, the median of three windows."""
-    return median(time_steps(setting, windows=3, steps=3)[1]) / 1e3
+    return median(time_steps(setting, windows=3, steps=3)) / 1e3
 
 
 def estimate_seconds(setting: Setting, epochs: list[int]) -> float:
@@ -305,8 +320,17 @@ def make_parser(doc: str):
                         help="bf16 or fp16 where the device is made for it")
     parser.add_argument("--momentum", type=common.number(float, low=0, high=1), default=0.9,
                         metavar="M", help="of SGD")
+    parser.add_argument("--cuda-graph", action="store_true",
+                        help="on a GPU, record a training step once and replay it; not tried yet")
     # fmt: on
     return parser
+
+
+def make_streams(args, device: str, count: int = 1) -> list:
+    """CUDA streams for trainings that need one of their own."""
+    if device != "cuda" or not (args.cuda_graph or count > 1):
+        return []
+    return [torch.cuda.Stream() for _ in range(count)]
 
 
 def parse_args(argv: list[str] | None = None):
@@ -315,6 +339,9 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument("--pin-memory", nargs="+", choices=["true", "false"], default=["true"],
                         help="a factor too: copy batches to a GPU from page-locked memory")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.add_argument("--concurrent", type=common.number(int, low=1, high=32), default=1,
+                        metavar="K", help="trainings that take turns, each on a stream of its own, "
+                        "to share a GPU; tables leave their times out; not tried yet")
     parser.add_argument("--save-model", type=Path, metavar="DIR",
                         help="write the weights of each row")
     # fmt: on
@@ -336,17 +363,22 @@ def main(argv: list[str] | None = None) -> int:
     if device.type != "cuda":
         args.pin_memory = ["n/a"]
         say_once(f"pin_memory has nothing to do on {device}: its rows say n/a")
+        if args.cuda_graph:
+            common.fail(f"--cuda-graph: {device} has no CUDA graphs; leave it out")
     if args.save_model is not None and not args.dry_run:
         common.check_writable(args.save_model, "--save-model")
+
+    streams = make_streams(args, device.type, args.concurrent)
 
     def job(setting: Setting) -> common.Job:
         checkpoint = model_path(args.results_dir / ".checkpoints", asdict(setting))
 
         def run(rows: list[dict]) -> Iterator[dict]:
-            return train(
-                setting, [row["epochs"] for row in rows], common.split_of(setting, args.data_dir),
-                save_dir=args.save_model, checkpoint=checkpoint,
-            )  # fmt: skip
+            epochs, split = [row["epochs"] for row in rows], common.split_of(setting, args.data_dir)
+            return common.on_stream(streams, train(
+                setting, epochs, split, save_dir=args.save_model, checkpoint=checkpoint,
+                cuda_graph=args.cuda_graph, concurrent=args.concurrent,
+            ))  # fmt: skip
 
         return common.Job(
             name=str(setting),
@@ -362,8 +394,9 @@ def main(argv: list[str] | None = None) -> int:
     jobs = [job(setting) for setting in grid(args, device, args.pin_memory)]
     path = args.results_dir / "resnet.csv"
     return common.run_jobs(
-        args, jobs, path, columns=COLUMNS, key=KEY, summary=summary, main=main, again=unsaved
-    )
+        args, jobs, path, columns=COLUMNS, key=KEY, summary=summary, main=main, again=unsaved,
+        at_once=args.concurrent,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -153,9 +153,8 @@ def test_a_real_epoch_is_as_accurate_as_with_the_untouched_network(real_data, ca
             ("plain", plain, torch.optim.Adam(plain.parameters(), 1e-3)),
             ("ours", ours, OPTIMIZERS["adam"](ours.parameters(), 1e-3, None)),
         ):
-            list(
-                common.fit(model, adam, split.train, split.val, epochs=1, batch_size=32, seed=seed)
-            )
+            trainer = common.Trainer(model, adam)
+            list(common.fit(trainer, split.train, split.val, epochs=1, batch_size=32, seed=seed))
             _, predictions = common.evaluate(model, split.test)
             accuracies[name].append(common.accuracy(predictions, split.test.labels))
     with capsys.disabled():

@@ -173,11 +173,13 @@ def changed(content: bytes, change) -> bytes:
 
 
 def small_training(scale, precision=torch.float32):
-    """A model of one layer, its optimizer and its scaler."""
+    """A model of one layer in training, warmed up."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     model = common.Classifier(network, scale, precision)
-    return model, torch.optim.Adam(model.parameters()), common.make_scaler(model)
+    trainer = common.Trainer(model, torch.optim.Adam(model.parameters()))
+    trainer.warm_up(16)
+    return trainer
 
 
 EPOCH = common.Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -186,16 +188,16 @@ EPOCH = common.Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5)
 def test_the_state_of_fp16s_scaler_comes_back(small, tmp_path):
     first, again = (small_training(small.scale, torch.float16) for _ in range(2))
     for _ in range(3):
-        common.train_step(*first, small.train.images, small.train.labels)
-    first[2].update(12345.0)
+        first.compute(small.train.images, small.train.labels)
+    first.scaler.update(12345.0)
     checkpoint = common.Checkpoint(tmp_path / "x.pt", {}, 2)
-    common.save_checkpoint(checkpoint, *first, [EPOCH])
-    assert common.load_checkpoint(checkpoint, *again) == [EPOCH]
-    assert again[2].get_scale() == 12345.0
-    for training in (first, again):
-        common.train_step(*training, small.train.images, small.train.labels)
-    assert again[2].state_dict() == first[2].state_dict()
-    for ours, theirs in zip(first[0].parameters(), again[0].parameters(), strict=True):
+    common.save_checkpoint(checkpoint, first, [EPOCH])
+    assert common.load_checkpoint(checkpoint, again) == [EPOCH]
+    assert again.scaler.get_scale() == 12345.0
+    for trainer in (first, again):
+        trainer.compute(small.train.images, small.train.labels)
+    assert again.scaler.state_dict() == first.scaler.state_dict()
+    for ours, theirs in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert ours.equal(theirs)
 
 
@@ -204,16 +206,16 @@ def resume(small, tmp_path, capsys, monkeypatch):
     """resume(content) takes up a checkpoint of this content: its epochs, or the error's line.
     resume.content is that of a good one."""
     monkeypatch.chdir(tmp_path)
-    training = small_training(small.scale)
+    trainer = small_training(small.scale)
     checkpoint = common.Checkpoint(tmp_path / "x.pt", {"seed": "0", "torch": "2"}, 2)
-    common.train_step(*training, small.train.images, small.train.labels)
-    common.save_checkpoint(checkpoint, *training, [EPOCH])
+    trainer.compute(small.train.images, small.train.labels)
+    common.save_checkpoint(checkpoint, trainer, [EPOCH])
 
     def call(content: bytes) -> list[common.Epoch] | str:
         checkpoint.path.write_bytes(content)
         capsys.readouterr()
         with contextlib.suppress(SystemExit):
-            return common.load_checkpoint(checkpoint, *small_training(small.scale))
+            return common.load_checkpoint(checkpoint, small_training(small.scale))
         assert checkpoint.path.read_bytes() == content, "it is left for its owner"
         error = capsys.readouterr().err
         assert error.startswith(f"error: cannot go on from {checkpoint.path}: ")
@@ -331,8 +333,8 @@ def test_a_trainings_identity_is_all_that_its_bits_depend_on(small):
         "digits", 100, "resnet18", "adam", 1e-3, None, 16, "n/a", True, "bfloat16", "cpu", 0, 0
     )
     names = set(train_resnet.KEY) - {"epochs"}
-    names |= {"split_id", "code", "torch", "threads", "device_name", "cpu_name"}
-    assert set(train_resnet.identity(setting, small)) == names
+    names |= {"cuda_graph", "split_id", "code", "torch", "threads", "device_name", "cpu_name"}
+    assert set(train_resnet.identity(setting, small, False)) == names
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/../../b", ""])

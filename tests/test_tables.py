@@ -78,6 +78,29 @@ def tables(folder, capsys) -> str:
     return capsys.readouterr().out
 
 
+def test_trainings_that_shared_a_gpu_count_but_for_their_times(tmp_path, capsys):
+    """Neither a table, a chart nor a verdict shows what a run took beside others."""
+    gpu = {"device": "cuda", "device_name": "Some GPU", "execution": "graph", "concurrent": 8}
+    for pin in ("true", "false"):
+        resnet(tmp_path, **gpu, pin_memory=pin, train_time_ms=77_777.0, predict_time_ms=777.0,
+               weights_sha256="f00")  # fmt: skip
+        resnet(tmp_path, **gpu, pin_memory=pin, optimizer="sgd", train_time_ms=66_666.0,
+               predict_time_ms=666.0, weights_sha256="f11")  # fmt: skip
+    resnet(tmp_path, **gpu, arch="resnet50", pin_memory="true", train_time_ms=77_777.0)
+    svm(tmp_path, device="cuda", device_name="Some GPU")
+    text = tables(tmp_path, capsys)
+    assert not any(figure in text for figure in ("77,777", "777", "66,666", "666", "nan"))
+    line = "| MNIST | ResNet-18 | Adam, lr 0.001, batch 32, epochs 3 | 97.00 [96.70, 97.27] |"
+    assert f"{line} not measured |" in text
+    assert "Some GPU, 2 threads, CUDA graphs" in text
+    claims = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
+    assert "not measured" in claims["4a"]
+    assert "| not measured | 0 pairs |" in claims["9b"]
+    assert "| supported | 2 of 2 pairs with the same weights |" in claims["9a"]
+    resnet(tmp_path, **gpu | {"concurrent": 1}, pin_memory="true", train_time_ms=77_777.0)
+    assert "77,777" in tables(tmp_path, capsys)
+
+
 def test_golden_tables(tmp_path, capsys):
     resnet(tmp_path, epochs=3, val_accuracy=0.98, test_accuracy=0.99)
     resnet(tmp_path, epochs=5, val_accuracy=0.99, test_accuracy=0.97)

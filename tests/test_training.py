@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import common
 import train_resnet
-from common import Classifier
+from common import Classifier, Trainer
 
 
 def linear_model(scale=(0.0, 255.0), precision=torch.float32) -> Classifier:
@@ -42,13 +42,13 @@ def reference_fit(network, optimizer, part, scale, *, epochs, batch_size, seed):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_fit_gives_the_weights_of_a_plain_loop_bit_for_bit(small, optimizer):
-    model, ours = train_resnet.build(setting(optimizer=optimizer, lr=1e-3), small.scale)
-    network = copy.deepcopy(model.network)
+    trainer = train_resnet.build(setting(optimizer=optimizer, lr=1e-3), small.scale)
+    network = copy.deepcopy(trainer.model.network)
     theirs = train_resnet.OPTIMIZERS[optimizer](network.parameters(), 1e-3, 0.9)
-    list(common.fit(model, ours, small.train, small.val, epochs=2, batch_size=16, seed=7))
+    list(common.fit(trainer, small.train, small.val, epochs=2, batch_size=16, seed=7))
     reference_fit(network, theirs, small.train, small.scale, epochs=2, batch_size=16, seed=7)
     expected = network.state_dict()
-    for name, value in model.network.state_dict().items():
+    for name, value in trainer.model.network.state_dict().items():
         assert value.equal(expected[name]), name
 
 
@@ -60,25 +60,39 @@ def test_there_is_one_optimizer_step_for_each_batch(small):
             steps.append(None)
             return super().step(closure)
 
-    optimizer = CountingSGD(model.parameters(), 0.1)
-    list(common.fit(model, optimizer, small.train, small.val, epochs=3, batch_size=16, seed=0))
-    assert len(steps) == 3 * 5  # 70 images are 4 batches of 16 and one of 6
+    trainer = Trainer(model, CountingSGD(model.parameters(), 0.1))
+    list(common.fit(trainer, small.train, small.val, epochs=3, batch_size=16, seed=0))
+    # 70 images are 4 batches of 16 and one of 6.
+    assert len(steps) - common.WARMUP_STEPS == 3 * 5
 
 
 def test_a_last_batch_of_one_image_joins_the_one_before():
-    assert [len(batch) for batch in common.batch_indices(torch.arange(33), 16)] == [16, 17]
-    assert [len(batch) for batch in common.batch_indices(torch.arange(34), 16)] == [16, 16, 2]
-    order = torch.randperm(65)
-    assert torch.cat(common.batch_indices(order, 32)).equal(order)
+    assert common.batch_sizes(33, 16) == [16, 17]
+    assert common.batch_sizes(34, 16) == [16, 16, 2]
+    assert common.batch_sizes(32, 16) == [16, 16]
+    assert common.batch_sizes(1, 16) == [1]
+    assert common.batch_sizes(49_000, 32)[-2:] == [32, 8]
+
+
+def test_an_epoch_trains_on_every_image_once_in_its_order(small, monkeypatch):
+    seen, trainer = [], Trainer(model := linear_model(), torch.optim.SGD(model.parameters(), 0.1))
+    monkeypatch.setattr(trainer, "step", lambda *batch: seen.append(batch))
+    order = torch.randperm(len(small.train.labels))
+    list(common.train_epoch(trainer, small.train, order, 16, pin_memory=False, label="",
+                            pauses=False))  # fmt: skip
+    images, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert images.equal(small.train.images[order])
+    assert labels.equal(small.train.labels[order])
+    assert [len(labels) for _, labels in seen] == [16, 16, 16, 16, 6]
 
 
 def test_resnet_overfits_64_images(small):
     part = common.Part(
         *(getattr(small.train, name)[:64] for name in ("images", "labels", "indices"))
     )
-    model, optimizer = train_resnet.build(setting(lr=0.002), small.scale)
-    list(common.fit(model, optimizer, part, small.val, epochs=15, batch_size=16, seed=0))
-    loss, predictions = common.evaluate(model, part)
+    trainer = train_resnet.build(setting(lr=0.002), small.scale)
+    list(common.fit(trainer, part, small.val, epochs=15, batch_size=16, seed=0))
+    loss, predictions = common.evaluate(trainer.model, part)
     assert predictions.equal(part.labels)
     assert loss < 0.1
 
@@ -89,8 +103,8 @@ def test_losses_and_accuracies_are_means_over_images(small):
     logits = model(small.test.images)
     assert loss == pytest.approx(F.cross_entropy(logits, small.test.labels).item(), rel=1e-5)
     assert predictions.equal(logits.argmax(1))
-    frozen = torch.optim.SGD(model.parameters(), 0.0)
-    (epoch,) = common.fit(model, frozen, small.train, small.val, epochs=1, batch_size=16, seed=0)
+    frozen = Trainer(model, torch.optim.SGD(model.parameters(), 0.0))
+    (epoch,) = common.fit(frozen, small.train, small.val, epochs=1, batch_size=16, seed=0)
     loss, predictions = common.evaluate(model, small.train)
     assert epoch.train_loss == pytest.approx(loss, rel=1e-5)
     assert epoch.train_accuracy == pytest.approx(common.accuracy(predictions, small.train.labels))
@@ -102,18 +116,16 @@ def test_amp_stays_close_to_float32(digits, precision):
     last = []
     for kind in (torch.float32, precision):
         model = linear_model(digits.scale, kind)
-        assert common.make_scaler(model).is_enabled() == (kind == torch.float16)
-        optimizer = train_resnet.OPTIMIZERS["sgd"](model.parameters(), 0.01, 0.9)
-        *_, epoch = common.fit(
-            model, optimizer, digits.train, digits.val, epochs=2, batch_size=32, seed=0
-        )
+        trainer = Trainer(model, train_resnet.OPTIMIZERS["sgd"](model.parameters(), 0.01, 0.9))
+        assert trainer.scaler.is_enabled() == (kind == torch.float16)
+        *_, epoch = common.fit(trainer, digits.train, digits.val, epochs=2, batch_size=32, seed=0)
         last.append(epoch)
     assert last[1].train_loss == pytest.approx(last[0].train_loss, rel=0.02)
     assert last[1].val_accuracy == pytest.approx(last[0].val_accuracy, abs=0.02)
 
 
 def test_resnet_in_bfloat16_gives_nearly_the_float32_logits(small):
-    model, _ = train_resnet.build(setting(), small.scale)
+    model = train_resnet.build(setting(), small.scale).model
     exact = model(small.train.images)
     model.precision = torch.bfloat16
     torch.testing.assert_close(model(small.train.images), exact, rtol=0.05, atol=0.25)
@@ -161,16 +173,16 @@ def test_networks_have_the_published_number_of_parameters(arch, parameters):
 
 
 def test_a_diverging_run_raises(small):
-    model, optimizer = train_resnet.build(setting(lr=1e20), small.scale)
+    trainer = train_resnet.build(setting(lr=1e20), small.scale)
     with pytest.raises(FloatingPointError, match=r"epoch 1: training loss is (nan|inf)"):
-        list(common.fit(model, optimizer, small.train, small.val, epochs=3, batch_size=16, seed=0))
+        list(common.fit(trainer, small.train, small.val, epochs=3, batch_size=16, seed=0))
 
 
 def test_a_run_that_breaks_in_its_last_step_raises(small):
     """The only step's loss is still finite; the weights after it are not."""
-    model, optimizer = train_resnet.build(setting(lr=1e38), small.scale)
+    trainer = train_resnet.build(setting(lr=1e38), small.scale)
     with pytest.raises(FloatingPointError, match="validation loss nan"):
-        list(common.fit(model, optimizer, small.train, small.val, epochs=1, batch_size=70, seed=0))
+        list(common.fit(trainer, small.train, small.val, epochs=1, batch_size=70, seed=0))
 
 
 def test_precision_follows_the_device_and_is_explained(monkeypatch):
@@ -191,12 +203,3 @@ def test_precision_follows_the_device_and_is_explained(monkeypatch):
     for native["bf16"], expected in ((True, torch.bfloat16), (False, torch.float16)):
         assert common.pick_precision(cuda, True)[0] == expected
     assert common.pick_precision(cuda, False) == (torch.float32, "--no-amp")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
-def test_pinned_and_pageable_batches_are_equal(small):
-    device, indices = torch.device("cuda"), torch.arange(16)
-    pinned, pageable = (
-        common.load_batch(small.train, indices, device, pin_memory=pin) for pin in (True, False)
-    )
-    assert all(map(torch.equal, pinned, pageable))
