@@ -670,12 +670,17 @@ def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
         precision = f", {alike[0]['precision']}" if alike[0].get("precision") else ""
         note += f" {machines(alike)}{precision}, torch {alike[0]['torch']}, scikit-learn"
         note += f" {alike[0]['sklearn']}."
+    return f"{note}\n`{command(rows, script, flags)}`"
+
+
+def command(rows: list[dict], script: str, flags: dict[str, str]) -> str:
+    """What makes these rows."""
     words = [f"python {script}"]
     for flag, name in flags.items():
         values = [value for value in listed(rows, name) if value != "n/a"]
         words += [flag, *values] if values else []
     words += ["--no-amp"] if rows[0].get("amp") == "false" else []
-    return f"{note}\n`{' '.join(words)}`"
+    return " ".join(words)
 
 
 def left_out(rows: list[dict], shown: list[dict]) -> str:
@@ -1259,6 +1264,16 @@ def best_svms(results: Results) -> list[str]:
     return ["\n".join(lines)]
 
 
+def best_models(results: Results) -> list[str]:
+    """For each data set the command that trains the best ResNet again and saves its weights."""
+    found = [best_of(results, name, *COMPARED[1:]) for name in datasets_of(results["resnet"])]
+    lines = [
+        f"{command(rows[:1], 'train_resnet.py', RESNET_FLAGS)} --save-model models"
+        for rows in filter(None, found)
+    ]
+    return ["\n".join(["```bash", *lines, "```"]) if lines else MISSING]
+
+
 def settings_tables(results: Results, file: str = "resnet") -> list[str]:
     """For each data set every setting in a file beside the best one of all models."""
     return [settings_table(results, dataset, file) for dataset in compared_datasets(results)]
@@ -1378,6 +1393,7 @@ BLOCKS = {  # of README.md
     "verdicts": verdict_table,
     "resnet": resnet_tables,
     "best_svm": best_svms,
+    "models": best_models,
     "devices": device_tables,
 }
 SECTIONS = {  # of results/README.md

@@ -128,6 +128,8 @@ def test_golden_tables(tmp_path, capsys):
         " 1 of 1 | 98.7 - 99.5 |",
         "| MNIST | ResNet-50 | Adam, lr 0.001, batch 32, epochs 3 | 97.00 [96.70, 97.27] |"
         " 123,457 | 0 of 0 | 98.0 - 99.3 |",
+        "python train_resnet.py --dataset mnist --arch resnet18 --opt adam --lr 0.001 --bs 32"
+        " --epochs 5 --device cpu --seed 0 --save-model models",
         "| CPU | SGD | 89.00 [88.47, 89.51] | 7,000 | 196.8 M |" + " not measured |" * 6,
         "| GPU | SGD |" + " not measured |" * 9,
         "| CPU | ResNet-18 | SGD | 2.00 | 8,000 | 1,500.0 | 512 | 11,175,370 | 33.0 | 66.0 |"
