@@ -1126,8 +1126,10 @@ def verdict_table(results: Results) -> list[str]:
         " two-sided. On one seed a comparison speaks of these trained models, not of what another"
         " seed would give. [The rules](results/README.md#rules) are beside the rows."
     )
-    seeds = listed([row for rows in results.values() for row in finished(rows)], "seed")
-    header = ["", "Claim", f"Verdict, on {count(len(seeds), 'seed')}", "Numbers"]
+    found = [rows for dataset in compared_datasets(results) for rows in settings(results, dataset)]
+    fewest, most = (pick(map(len, found), default=0) for pick in (min, max))
+    seeds = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    header = ["", "Claim", f"Verdict, on {seeds}", "Numbers"]
     return [table("The claims of an earlier report, judged by the rows", header, lines, note)]
 
 

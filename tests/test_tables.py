@@ -101,6 +101,14 @@ def test_trainings_that_shared_a_gpu_count_but_for_their_times(tmp_path, capsys)
     assert "77,777" in tables(tmp_path, capsys)
 
 
+def test_the_verdicts_say_how_many_seeds_they_rest_on(tmp_path, capsys):
+    for seed in range(3):
+        resnet(tmp_path, seed=seed, split_seed=seed, split_id=f"split {seed}")
+    assert "| Verdict, on 3 seeds |" in tables(tmp_path, capsys)
+    svm(tmp_path, split_id="split 0")
+    assert "| Verdict, on 1 to 3 seeds |" in tables(tmp_path, capsys)
+
+
 def test_golden_tables(tmp_path, capsys):
     resnet(tmp_path, epochs=3, val_accuracy=0.98, test_accuracy=0.99)
     resnet(tmp_path, epochs=5, val_accuracy=0.99, test_accuracy=0.97)
