@@ -6,16 +6,15 @@
 
 The plain loop is what tutorials show: torchvision's network and dataset, DataLoader with two
 workers, ToTensor and Normalize, Adam, .item() in each step, float32. Ours is timed in float32 and,
-where the device is made for it, with AMP; on a GPU, where it has not been tried yet, also as a CUDA
-graph, from pinned and from pageable memory. Prints a markdown table: median and range over windows
-of the ms of a step, the ratio of the medians, on a CPU ours by its parts, and the network's nominal
-FLOP/s.
+where this CPU has bf16 instructions, with AMP; on a GPU, where it has not been tried yet, with AMP:
+eagerly and as a CUDA graph, from pinned and pageable memory, with cuDNN's choices. Prints a
+markdown table: median and range over windows of the ms of a step, the ratio of the medians, on a
+CPU ours by its parts, and the network's nominal FLOP/s.
 """
 
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -87,14 +86,27 @@ def our_loop(setting: train_resnet.Setting, split: common.Split):
     return step, parts
 
 
-def our_gpu_loop(setting: train_resnet.Setting, split: common.Split, *, cuda_graph: bool):
-    """A function that runs one step of ours on a GPU, on a stream of its own."""
+GPU_LOOPS = {  # train_resnet.py is deterministic
+    "eager": {},
+    "CUDA graph": {"cuda_graph": True, "deterministic": True},
+    "CUDA graph, pageable": {"cuda_graph": True, "deterministic": True, "pin_memory": False},
+    "CUDA graph, not deterministic": {"cuda_graph": True},
+    "CUDA graph, cuDNN benchmark": {"cuda_graph": True, "benchmark": True},
+}
+
+
+def our_gpu_loop(
+    setting: train_resnet.Setting, split: common.Split, *, cuda_graph: bool = False,
+    pin_memory: bool = True, deterministic: bool = False, benchmark: bool = False,
+):  # fmt: skip
+    """A function that runs one step of ours on a GPU, on a stream of its own. A graph keeps the
+    algorithms that cuDNN chose when it was recorded."""
     stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
+    choice = {"deterministic": deterministic, "benchmark": benchmark}
+    with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, **choice):
         trainer = train_resnet.build(setting, split.scale, cuda_graph=cuda_graph)
         trainer.warm_up(setting.batch_size)
-    pinned = setting.pin_memory == "true"
-    batches = host_batches(split.train, setting.batch_size, pin_memory=pinned)
+    batches = host_batches(split.train, setting.batch_size, pin_memory=pin_memory)
 
     def step() -> None:
         with torch.cuda.stream(stream):
@@ -105,14 +117,12 @@ def our_gpu_loop(setting: train_resnet.Setting, split: common.Split, *, cuda_gra
 
 def our_loops(setting: train_resnet.Setting, split: common.Split) -> dict[str, tuple]:
     """Each way to run a setting on its device, by its name."""
+    name = f"ours, {setting.precision}"
     if setting.device == "cpu":
-        return {f"ours, {setting.precision}": our_loop(setting, split)}
+        return {name: our_loop(setting, split)}
     return {
-        f"ours, {setting.precision}, {'CUDA graph' if graph else 'eager'}, {memory}": our_gpu_loop(
-            replace(setting, pin_memory=pin), split, cuda_graph=graph
-        )
-        for graph in (False, True)
-        for pin, memory in (("true", "pinned"), ("false", "pageable"))
+        f"{name}, {kind}": our_gpu_loop(setting, split, **options)
+        for kind, options in GPU_LOOPS.items()
     }
 
 
@@ -170,7 +180,7 @@ def main() -> None:
     for arch in args.arch:
         for batch_size in args.bs:
             loops = {"plain": (plain_loop(arch, batch_size, args.data_dir, device), {})}
-            for precision in dict.fromkeys([torch.float32, amp]):
+            for precision in dict.fromkeys([torch.float32, amp] if args.device == "cpu" else [amp]):
                 loops |= our_loops(train_resnet.Setting(
                     dataset="fashion", limit=None, arch=arch, optimizer="adam", lr=1e-3,
                     momentum=None, batch_size=batch_size, pin_memory="n/a", amp=True,

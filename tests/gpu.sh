@@ -26,7 +26,7 @@ stage() { # the most seconds it may take, and a command, which is stopped as Ctr
 
 run() {
     nvidia-smi
-    stage 90 -m pytest -c tests/pytest.ini tests/test_graph.py
+    stage 90 -m pytest -v -c tests/pytest.ini tests/test_graph.py -k on_a_gpu
     stage 120 tests/benchmark_resnet.py --device cuda --windows 3 --steps 100 --data-dir "$data"
     resnet=(train_resnet.py --device cuda --cuda-graph --data-dir "$data")
     cells=(--arch resnet18 resnet50 --bs 16 32)
