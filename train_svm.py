@@ -7,8 +7,8 @@
 Writes a row for each setting to results/svm.csv; what is there is not run again. Without flags it
 runs 24 settings: C 0.1 and 1, gamma scale, auto, 0.01 and 0.1, and for poly degree 2 and 3.
 fit_time_ms and predict_time_ms (all test images) cover nothing but fit and predict. shared_time_ms
-is that of the inner products of the training images, computed once for all settings of a data set:
-a single setting takes shared_time_ms + fit_time_ms.
+is that of the inner products of the training images, computed once for all settings of a data set
+if there are more than a few: such a row's setting took shared_time_ms + fit_time_ms by itself.
 """
 
 import math
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from numbers import Real
 from pathlib import Path
 from statistics import median
@@ -44,6 +44,7 @@ AT_ONCE = 100  # columns of the kernel matrix computed in one go: more would lea
 SMO_STEPS = 10  # at most, for each variable of a working set
 NEWTON_SIZE, NEWTON_STEPS = 1500, 3  # variables and steps at most, in one round
 MAX_ROUNDS = 10_000
+STORE_ABOVE = 3  # settings of one data set that share inner products: fewer do not gain by storing
 
 
 # --- the solver ----------------------------------------------------------------------------------
@@ -64,51 +65,96 @@ MAX_ROUNDS = 10_000
 # Only columns of the kernel matrix whose variable has changed are ever computed in full.
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of float32 or float64 numbers [n, features]; or of bytes x as int8, x - 128, with int32
+    offsets [n] that make inner products whole again:
+    x y = (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
+
+    values: Tensor
+    offsets: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, at: Tensor | slice) -> "Rows":
+        return Rows(self.values[at], None if self.offsets is None else self.offsets[at])
+
+    def floats(self) -> Tensor:
+        return self.values if self.offsets is None else self.values.float() + 128
+
+    def products(self, others: "Rows") -> Tensor:
+        """Inner products [rows, others], of bytes int32."""
+        if self.offsets is not None and others.offsets is not None:
+            products = torch._int_mm(self.values, others.values.T)
+            return products.add_(self.offsets[:, None]).add_(others.offsets)
+        mine, theirs = self.floats(), others.floats()
+        exact = torch.promote_types(mine.dtype, theirs.dtype)
+        return mine.to(exact) @ theirs.to(exact).T
+
+    def square_norms(self) -> Tensor:
+        """Squared length of each row, float64."""
+        parts = (self[start : start + ROWS] for start in range(0, len(self), ROWS))
+        return torch.cat([part.floats().double().square().sum(1) for part in parts])
+
+
+def multiplies_bytes(device: str) -> bool:
+    """Whether PyTorch multiplies int8 on this device faster than floats, and right: a CPU with
+    AVX512-VNNI does (4 times as fast as float32, where it was measured)."""
+    return torch.device(device).type == "cpu" and torch.cpu._is_vnni_supported()
+
+
+def as_rows(X: np.ndarray, device: str = "cpu") -> Rows:
+    """X as bytes, if it holds nothing else and the device is good at them; as float32 if it holds
+    integers up to 256 in magnitude only; else as float64."""
+    whole = X.dtype == np.uint8 or (np.round(X) == X).all()
+    if whole and X.min() >= 0 and X.max() <= 255 and multiplies_bytes(device):
+        pixels, features = torch.from_numpy(X.astype(np.uint8)), X.shape[1]
+        if 255**2 * features < 2**31:
+            offsets = 128 * pixels.sum(1, dtype=torch.int32) - 2**13 * features
+            return Rows((pixels ^ 128).view(torch.int8), offsets)
+    small = whole and np.abs(X).max() <= 256
+    return Rows(torch.from_numpy(X.astype(np.float32 if small else np.float64)).to(device))
+
+
 class Gram:
     """Training rows sorted by class, and their inner products: all of them are stored if they take
     no more than memory_limit bytes (half of what is free by default), else they are computed where
-    they are needed.
+    they are needed. So they are for a single fit (not shared) to bytes, which is then done sooner.
 
-    X is [n, features] of any number type, y any n labels. Products of integers up to 256 in
-    magnitude are summed in float32, which is exact up to 2^24; all else is float64."""
+    X is [n, features] of any number type, y any n labels. Products of bytes are exact, and stored
+    as float32; those of integers up to 256 in magnitude are summed in float32, which is exact up to
+    2^24; all else is float64."""
 
-    def __init__(self, X, y, *, device: str = "cpu", memory_limit: float | None = None):
+    def __init__(
+        self, X, y, *, device: str = "cpu", memory_limit: float | None = None, shared: bool = True
+    ):
         self.classes, labels = np.unique(y, return_inverse=True)
         self.order = np.argsort(labels, kind="stable")
         self.starts = np.searchsorted(labels[self.order], np.arange(len(self.classes) + 1))
-        self.rows = as_rows(np.asarray(X)[self.order]).to(device)
-        self.squares = square_norms(self.rows)
+        self.rows = as_rows(np.asarray(X)[self.order], device)
+        self.squares = self.rows.square_norms()
         limit = free_memory(device) / 2 if memory_limit is None else memory_limit
-        self.bytes = len(self.rows) ** 2 * self.rows.element_size()
-        self.matrix = symmetric_product(self.rows) if self.bytes <= limit else None
+        self.bytes = len(self.rows) ** 2 * self.rows[:0].floats().element_size()
+        stored = self.bytes <= limit and (shared or self.rows.offsets is None)
+        self.matrix = symmetric_product(self.rows) if stored else None
 
     def products(self, rows: Tensor, columns: Tensor | slice) -> Tensor:
         """Inner products of some rows with others, float64 [rows, columns]."""
         if self.matrix is None:
-            return (self.rows[rows] @ self.rows[columns].T).double()
+            return self.rows[rows].products(self.rows[columns]).double()
         if isinstance(columns, slice):
             return self.matrix[:, columns][rows].double()
         return self.matrix[rows[:, None], columns].double()
 
 
-def as_rows(X: np.ndarray) -> Tensor:
-    """X as float32 if it holds integers up to 256 in magnitude only, else as float64."""
-    small = X.dtype == np.uint8 or (np.abs(X).max() <= 256 and (np.round(X) == X).all())
-    return torch.from_numpy(X.astype(np.float32 if small else np.float64))
-
-
-def square_norms(rows: Tensor) -> Tensor:
-    """Squared length of each row, float64."""
-    return torch.cat([part.double().square().sum(1) for part in rows.split(ROWS)])
-
-
-def symmetric_product(rows: Tensor) -> Tensor:
-    """rows @ rows.T, of which half is computed and half copied."""
-    matrix = rows.new_empty(len(rows), len(rows))
-    for start in range(0, len(rows), ROWS):
-        end = min(start + ROWS, len(rows))
-        torch.mm(rows[start:end], rows[:end].T, out=matrix[start:end, :end])
-        matrix[:start, start:end] = matrix[start:end, :start].T
+def symmetric_product(rows: Rows) -> Tensor:
+    """The inner products of all rows, of which half are computed and half copied."""
+    matrix = rows[:0].floats().new_empty(len(rows), len(rows))
+    blocks = [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
+    for first, second in combinations_with_replacement(blocks, 2):
+        products = rows[first].products(rows[second])
+        matrix[first, second], matrix[second, first] = products, products.T
     return matrix
 
 
@@ -304,8 +350,8 @@ def in_threads(function: Callable, items: list) -> list:
 
 class GramSVC(ClassifierMixin, BaseEstimator):
     """C-support vector classification, as sklearn.svm.SVC: its parameters, its one-against-one
-    votes and their ties, libsvm's stopping rule. memory_limit is the bytes that the inner products
-    of the training rows may take (half of what is free by default); device is PyTorch's.
+    votes and their ties, libsvm's stopping rule. memory_limit is the bytes that inner products of
+    the training rows may take, where they are stored (see Gram); device is PyTorch's.
 
     After fit: classes_, support_ (indices of training rows), pair_coef_ [support vectors, pairs]
     (libsvm's y alpha), intercept_ and n_iter_ [pairs]; pairs of classes are in the order 01, 02,
@@ -341,7 +387,8 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         if gram is None:
-            gram = Gram(X, y, device=self.device, memory_limit=self.memory_limit)
+            limit = self.memory_limit
+            gram = Gram(X, y, device=self.device, memory_limit=limit, shared=False)
         self.classes_ = gram.classes
         if len(self.classes_) < 2:
             raise ValueError("The number of classes has to be greater than one; got 1 class")
@@ -364,7 +411,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
     def _solve_pair(self, gram: Gram, first: int, second: int) -> Solution:
         """Solve the problem of two classes, on the rows of the first, then those of the other."""
         slices = [slice(*gram.starts[label : label + 2]) for label in (first, second)]
-        places = torch.from_numpy(pair_places(gram, first, second)).to(gram.rows.device)
+        places = torch.from_numpy(pair_places(gram, first, second)).to(gram.squares.device)
         squares, function = gram.squares[places], KERNEL_FUNCTIONS[self.kernel]
         sizes = [part.stop - part.start for part in slices]
 
@@ -388,14 +435,13 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         """Decision values of each pair of classes, float64 [n, pairs]; positive for its first."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
-        support = self._support_rows
-        squares, coef = square_norms(support), torch.from_numpy(self.pair_coef_).to(support.device)
-        parts = []
-        for rows in as_rows(X).split(ROWS):
-            rows = rows.to(support.device)
-            exact = torch.promote_types(rows.dtype, support.dtype)
-            products = (rows.to(exact) @ support.to(exact).T).double()
-            values = KERNEL_FUNCTIONS[self.kernel](products, square_norms(rows), squares, self)
+        support, squares = self._support_rows, self._support_rows.square_norms()
+        coef = torch.from_numpy(self.pair_coef_).to(squares.device)
+        parts, every = [], as_rows(X, squares.device)
+        for start in range(0, len(every), ROWS):
+            rows = every[start : start + ROWS]
+            products = rows.products(support).double()
+            values = KERNEL_FUNCTIONS[self.kernel](products, rows.square_norms(), squares, self)
             parts.append((values @ coef).cpu().numpy() + self.intercept_)
         return np.concatenate(parts)
 
@@ -539,8 +585,9 @@ def train(setting: Setting, split: common.Split, share: Callable) -> dict:
     }
 
 
-def sharing(device: str, memory_limit: float | None) -> Callable:
-    """A function that makes the Gram of a part of a split, and keeps the last one."""
+def sharing(device: str, memory_limit: float | None, *, several: bool) -> Callable:
+    """A function that makes the Gram of a part of a split, which several settings may share, and
+    keeps the last one."""
     kept = {}
 
     def share(part: common.Part) -> tuple[Gram, float]:
@@ -549,9 +596,15 @@ def sharing(device: str, memory_limit: float | None) -> Callable:
             kept.clear()  # first, because there may be no room for two
             images = inputs(part, "gram")
             start = common.clock(torch.device(device))
-            gram = Gram(images, part.labels.numpy(), device=device, memory_limit=memory_limit)
+            gram = Gram(
+                images,
+                part.labels.numpy(),
+                device=device,
+                memory_limit=memory_limit,
+                shared=several,
+            )
             kept[key] = gram, 1e3 * (common.clock(torch.device(device)) - start)
-            state = "stored" if gram.matrix is not None else "too large, computed in parts"
+            state = "stored" if gram.matrix is not None else "computed where they are needed"
             say(f"  inner products of the training images: {gram.bytes / 2**30:.1f} GiB, {state}")
         return kept[key]
 
@@ -643,7 +696,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     common.pick_device(args.device)
     limit = None if args.memory_limit is None else args.memory_limit * 2**30
-    share = sharing(args.device, limit)
+    settings = grid(args)
+    splits = {(setting.dataset, setting.split_seed) for setting in settings}
+    share = sharing(args.device, limit, several=len(settings) > STORE_ABOVE * len(splits))
     path = args.results_dir / "svm.csv"
     finished = [row for row in common.load_rows(path, COLUMNS) if row["status"] == "ok"]
 
@@ -659,7 +714,7 @@ def main(argv: list[str] | None = None) -> int:
         )
 
     return common.run_jobs(
-        args, [job(setting) for setting in grid(args)], path,
+        args, [job(setting) for setting in settings], path,
         columns=COLUMNS, key=KEY, summary=summary, main=main,
     )  # fmt: skip
 

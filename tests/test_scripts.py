@@ -204,17 +204,23 @@ def test_svm_rows_are_what_scikit_learn_gives(run, tmp_path, solver):
 
 
 def test_products_are_computed_once_for_all_settings_and_never_beyond_the_memory_limit(
-    run, tmp_path, capsys
+    run, tmp_path, capsys, monkeypatch
 ):
+    """Nor for a few settings, where bytes are multiplied fast."""
     assert run("train_svm.py", *SMALL, "--kernel", "rbf") == 0
     rows = read(tmp_path / "results/svm.csv")
     assert len({row["shared_time_ms"] for row in rows}) == 1
     assert capsys.readouterr().out.count("GiB, stored") == 1
     flags = [*SMALL, "--kernel", "rbf", "--memory-limit", "0", "--results-dir", "small"]
     assert run("train_svm.py", *flags) == 0
-    assert "computed in parts" in capsys.readouterr().out
+    assert "computed where they are needed" in capsys.readouterr().out
     for row, other in zip(rows, read(tmp_path / "small/svm.csv"), strict=True):
         assert row["test_errors"] == other["test_errors"]
+    few = [*SMALL, "--kernel", "rbf", "--C", "1", "--gamma", "scale", "--force"]
+    for fast, state in ((True, "computed where they are needed"), (False, "stored")):
+        monkeypatch.setattr(train_svm, "multiplies_bytes", lambda device, fast=fast: fast)
+        assert run("train_svm.py", *few, "--results-dir", state) == 0
+        assert f"GiB, {state}" in capsys.readouterr().out
 
 
 def test_train_size_is_recorded_and_is_a_setting_of_its_own(run, tmp_path):

@@ -1,10 +1,11 @@
 """The solver of train_svm.py against libsvm, as scikit-learn's SVC runs it."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import NotFittedError
@@ -13,7 +14,7 @@ from sklearn.svm import SVC
 
 import common
 import train_svm
-from train_svm import Gram, GramSVC
+from train_svm import Gram, GramSVC, as_rows
 
 
 def digits(n: int):
@@ -190,7 +191,7 @@ def test_bytes_and_pixels_give_one_machine():
     assert bytes_.dtype == np.uint8
     ours = GramSVC(kernel="poly", gamma=0.01 / 255**2, coef0=1.0).fit(bytes_, y)
     pixels = GramSVC(kernel="poly", gamma=0.01, coef0=1.0).fit(bytes_ / 255, y)
-    assert ours._support_rows.dtype != pixels._support_rows.dtype
+    assert ours._support_rows.values.dtype != pixels._support_rows.values.dtype
     assert (ours.support_ == pixels.support_).all()
     assert ours._pair_decisions(test) == pytest.approx(pixels._pair_decisions(test / 255), abs=1e-5)
 
@@ -206,20 +207,61 @@ def test_without_memory_for_all_products_and_with_shared_ones_the_machine_is_the
     ]
     assert gram.matrix is not None
     assert Gram(X, y, memory_limit=0).matrix is None
+    assert Gram(X, y, shared=False).matrix is not None, "these are fractions, not bytes"
     for machine in machines[1:]:
         assert (machine.support_ == machines[0].support_).all()
         assert machine.pair_coef_ == pytest.approx(machines[0].pair_coef_, abs=1e-4)
     assert (machines[2].pair_coef_ == machines[3].pair_coef_).all()
 
 
-def test_products_of_bytes_are_exact(monkeypatch):
-    """Also across the edges of the parts that they are computed in."""
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize("features", [1, 200, 785])
+def test_products_of_bytes_are_exact(monkeypatch, int8, features):
+    """Also across the edges of the parts that they come in, and where they are not stored."""
     monkeypatch.setattr(train_svm, "ROWS", 7)
-    X = np.random.default_rng(0).integers(256, size=(50, 200), dtype=np.uint8)
+    monkeypatch.setattr(train_svm, "multiplies_bytes", lambda device: int8)
+    X = np.random.default_rng(0).integers(256, size=(50, features), dtype=np.uint8)
+    X[:2] = 255
     gram = Gram(X, np.arange(50) % 3)
+    assert (gram.rows.offsets is not None) == int8
     whole = X[gram.order].astype(np.int64)
-    assert (gram.matrix.numpy() == whole @ whole.T).all()
+    exact = whole @ whole.T
+    error = 0 if int8 else 1e-6  # floats are exact up to 2^24 only
+    assert gram.matrix.numpy() == pytest.approx(exact.astype(np.float32), rel=error)
     assert (gram.squares.numpy() == (whole**2).sum(1)).all()
+    gram.matrix = None
+    some = torch.tensor([3, 1, 49])
+    for columns in (slice(5, 44), torch.tensor([7, 7, 0])):
+        found = gram.products(some, columns).numpy()
+        assert found == pytest.approx(exact[some][:, columns], rel=error)
+
+
+def test_rows_of_two_kinds_multiply_exactly():
+    """A machine of bytes may be asked about fractions, negative numbers and larger ones."""
+    generator = np.random.default_rng(0)
+    kinds = [generator.integers(low, high, (5, 40)) for low, high in [(0, 256), (-256, 257)]]
+    kinds += [generator.integers(0, 9999, (5, 40)), generator.random((5, 40))]
+    for first, second in product(kinds, kinds):
+        rows, others = (as_rows(X.astype(np.float64)) for X in (first, second))
+        assert rows.products(others).numpy() == pytest.approx(first @ second.T, rel=1e-15)
+
+
+def test_bytes_whose_products_could_be_too_large_for_integers_are_floats(monkeypatch):
+    monkeypatch.setattr(train_svm, "multiplies_bytes", lambda device: True)
+    assert as_rows(np.full((2, 33_026), 255)).offsets is None
+    assert as_rows(np.full((2, 33_025), 255)).offsets is not None
+    wide = as_rows(np.full((2, 33_025), 255))
+    assert (wide.products(wide) == 255**2 * 33_025).all()
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_with_and_without_int8_the_machine_is_libsvms(monkeypatch, int8):
+    monkeypatch.setattr(train_svm, "multiplies_bytes", lambda device: int8)
+    split = common.load_split("digits", Path("data"), split_seed=0, limit=900)
+    X, test = (train_svm.inputs(part, "gram") for part in (split.train, split.test))
+    y = split.train.labels.numpy()
+    for kernel in ("rbf", "poly"):
+        assert_same_machine(X, y, test, kernel=kernel, gamma=0.01 / 255**2, coef0=1.0)
 
 
 def test_parameters_are_scikit_learns():
