@@ -765,6 +765,26 @@ def finding_gaps(results: Results) -> list[str]:
     ]
 
 
+def finding_errors(results: Results) -> list[str]:
+    parts = []
+    for dataset in compared_datasets(results):
+        runs = [row for row in best_of(results, dataset) if row["classes"]]
+        parts += [f"{DATASETS[dataset]} {mistaken(row, 3)}" for row in runs[:1]]
+    found = "; ".join(parts) or MISSING
+    return [f"Most often taken by the best, with the number of test images: {found}."]
+
+
+def mistaken(row: dict, number: int) -> str:
+    """The most frequent pairs of class and wrong prediction, with their number of test images."""
+    names, wrong = class_names(row), row["confused"]
+    most = sorted(sorted(wrong), key=wrong.get, reverse=True)[:number]
+    return ", ".join(f"{names[i]} for {names[j]} ({wrong[i, j]})" for i, j in most) or "none"
+
+
+def class_names(row: dict) -> tuple[str, ...]:
+    return CLOTHES if row["dataset"] == "fashion" else tuple("0123456789")
+
+
 def finding_devices(results: Results) -> list[str]:
     parts = []
     for arch, name in ARCHITECTURES.items():
@@ -789,7 +809,9 @@ def finding_verdicts(results: Results) -> list[str]:
     return [f"Of the {len(CLAIMS)} claims of an earlier report that are judged below: {counts}."]
 
 
-FINDINGS = (finding_best, finding_gaps, finding_devices, finding_dead, finding_verdicts)
+FINDINGS = (
+    finding_best, finding_gaps, finding_errors, finding_devices, finding_dead, finding_verdicts,
+)  # fmt: skip
 
 
 def best_table(results: Results) -> str:
@@ -1212,7 +1234,28 @@ def device_table(every: list[dict], dataset: str) -> str:
     flags = {flag: name for flag, name in RESNET_FLAGS.items() if flag != "--pin-memory"}
     note += "\n\n" + caption(rows, "compare_devices.py", flags)
     note += left_out(select(every, dataset=dataset), tried)
-    return table(title, header, lines, note)
+    return "\n\n".join([table(title, header, lines, note), *depth_costs(rows)])
+
+
+def depth_costs(rows: list[dict]) -> list[str]:
+    """What a deeper network costs and gains on each device, against ResNet-18."""
+    lines = []
+    for device, (arch, name) in product(DEVICES, ARCHITECTURES.items()):
+        parts = []
+        for optimizer in OPTIMIZERS:
+            alike = select(rows, device=device, optimizer=optimizer)
+            deep, base = (one_device(select(alike, arch=each)) for each in (arch, "resnet18"))
+            if arch != "resnet18" and deep and base and same_machine(deep, base):
+                work, time = (
+                    average_of(deep, figure) / average_of(base, figure)
+                    for figure in ("training_flops", "train_ms")
+                )
+                parts += [f"{work:.1f} times the FLOPs"] if not parts else []
+                parts += [f"{OPTIMIZERS[optimizer]} {time:.1f} times the training time,"]
+                parts[-1] += f" {compare(deep, base) or f'accuracy {MISSING}'}"
+        if parts:
+            lines.append(f"- {DEVICES[device]}, {name} against ResNet-18: {'; '.join(parts)}.")
+    return ["\n".join(lines)] if lines else []
 
 
 def one_device(rows: list[dict]) -> list[dict]:
@@ -1373,19 +1416,16 @@ def confusion_tables(results: Results) -> list[str]:
     tables = []
     for dataset, model in product(compared_datasets(results), MODELS):
         runs = [row for row in best_of(results, dataset, model) if row["classes"]]
-        names = CLOTHES if dataset == "fashion" else tuple("0123456789")
         for row in runs[:1]:
-            wrong, pairs = row["confused"], Counter(row["confused"])
+            names, wrong, pairs = class_names(row), row["confused"], Counter(row["confused"])
             for k, total in enumerate(row["classes"]):
                 pairs[k, k] = total - sum(wrong[k, j] for j in range(10))
             lines = []
             for k, name in enumerate(names):
                 counts = [str(pairs[k, j]) for j in range(10)]
                 lines.append([name, *counts, proportion(pairs[k, k], row["classes"][k])])
-            most = sorted(sorted(wrong), key=wrong.get, reverse=True)[:5]
-            taken = "; ".join(f"{names[i]} for {names[j]} {wrong[i, j]}" for i, j in most)
             title = f"Best {model} on {DATASETS[dataset]}: test images by class and prediction"
-            note = f"Seed {row['seed']}. Most often taken: {taken or 'none'}."
+            note = f"Seed {row['seed']}. Most often taken: {mistaken(row, 5)}."
             tables.append(table(title, ["", *names, "Accuracy (%)"], lines, note))
     return tables or [MISSING]
 

@@ -204,7 +204,14 @@ def test_confusions_are_counted_from_packed_errors(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "| 3 | 0 | 0 | 0 | 97 | 3 | 0 | 0 | 0 | 0 | 0 | 97.00 [91.55, 98.97] |" in text
     assert "| 4 | 0 | 0 | 0 | 0 | 99 | 1 |" in text
-    assert "Most often taken: 3 for 4 3; 4 for 5 1." in text
+    assert "Most often taken: 3 for 4 (3), 4 for 5 (1)." in text
+    clothes = make_tables.finding_errors({"resnet": [], "svm": []})
+    assert clothes == [
+        "Most often taken by the best, with the number of test images: not measured."
+    ]
+    resnet(tmp_path, dataset="fashion", **errors(6, 16, 9))
+    (line,) = make_tables.finding_errors(read(tmp_path))
+    assert "MNIST 3 for 4 (3), 4 for 5 (1); FashionMNIST shirt for sneaker (2), ankle boot" in line
 
 
 def test_the_floor_is_the_share_of_the_largest_class(tmp_path, capsys):

@@ -149,6 +149,18 @@ def test_golden_tables(tmp_path, capsys):
     assert "GPU not measured: no cuda device here." in text
 
 
+def test_a_deeper_network_is_set_against_resnet18_on_the_same_machine(tmp_path, capsys):
+    deep = {"arch": "resnet50", **compare_devices.costs("resnet50"), "test_accuracy": 0.87}
+    device(tmp_path)
+    device(tmp_path, **deep, optimizer="adam", train_time_ms=30_000.0)  # nothing to set it against
+    assert "against ResNet-18" not in tables(tmp_path, capsys)
+    device(tmp_path, **deep, train_time_ms=21_000.0)
+    device(tmp_path, **deep, device="cuda", train_time_ms=1_000.0)
+    (line,) = (each for each in tables(tmp_path, capsys).splitlines() if "against ResNet" in each)
+    head = "- CPU, ResNet-50 against ResNet-18: 2.4 times the FLOPs; SGD 3.0 times the training"
+    assert line.startswith(f"{head} time, -2.00 [-2.76, -1.24] points, p below 0.001.")
+
+
 def test_choices_are_made_on_validation(tmp_path, capsys):
     """A setting with a better test but a worse validation accuracy is not the best one."""
     svm(tmp_path, C=1.0, val_accuracy=0.90, test_accuracy=0.80)
@@ -672,7 +684,8 @@ def test_no_text_of_a_row_enters_a_chart_and_none_breaks_a_line(tmp_path, capsys
     text = tables(tmp_path, capsys)
     fences = [line for line in text.splitlines() if line.startswith("```")]
     assert fences
-    assert fences == ["```mermaid", "```"] * (len(fences) // 2)
+    assert set(fences[::2]) == {"```mermaid", "```bash"}
+    assert fences[1::2] == ["```"] * (len(fences) // 2)
     charts = text.split("```mermaid")[1:]
     assert not any("init}" in chart.split("```")[0] for chart in charts)
     assert "\u202e" not in text
