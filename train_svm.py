@@ -110,7 +110,8 @@ def as_rows(X: np.ndarray, device: str = "cpu") -> Rows:
     whole = X.dtype == np.uint8 or (np.round(X) == X).all()
     if whole and X.min() >= 0 and X.max() <= 255 and multiplies_bytes(device):
         pixels, features = torch.from_numpy(X.astype(np.uint8)), X.shape[1]
-        if 255**2 * features < 2**31:
+        # PyTorch 2.11 multiplies a single column wrong; more than the upper bound may overflow.
+        if 2 <= features < 2**31 / 255**2:
             offsets = 128 * pixels.sum(1, dtype=torch.int32) - 2**13 * features
             return Rows((pixels ^ 128).view(torch.int8), offsets)
     small = whole and np.abs(X).max() <= 256
