@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
 
         row = asdict(setting) | {"epochs": epochs}
         return common.Job(
-            name=f"{setting}, {epochs} epochs",
+            name=f"{setting}, epochs={epochs}",
             rows=[{name: row[name] for name in KEY}],
             estimate=lambda _: train_resnet.estimate_seconds(setting, [epochs]) if there else 0.0,
             run=run,

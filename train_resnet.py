@@ -350,7 +350,7 @@ def parse_args(argv: list[str] | None = None):
 
 def summary(row: dict) -> str:
     return (
-        f"  {row['epochs']} epochs: validation {row['val_accuracy']:.2%}, test"
+        f"  after epoch {row['epochs']}: validation {row['val_accuracy']:.2%}, test"
         f" {row['test_accuracy']:.2%}, trained in {common.format_time(row['train_time_ms'] / 1e3)}"
     )
 

@@ -307,7 +307,7 @@ def test_nodes_without_a_shared_folder_leave_disjoint_files(tmp_path, monkeypatc
 def test_ranks_stop_at_ctrl_c(tmp_path):
     flags = [*GRID, "--epochs", "1", "1000"]
     process = torchrun(tmp_path, LOCAL, flags, script=ROOT / "train_resnet.py")
-    while "1 epochs:" not in process.stdout.readline():
+    while "after epoch 1:" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     code, out = finish(process)
