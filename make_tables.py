@@ -85,7 +85,7 @@ CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 PUBLISHED = {
     ("mnist", "SVM"): "97.7 - 97.9", ("fashion", "SVM"): "86.3 - 88.3",
     ("mnist", "ResNet-18"): "98.7 - 99.5", ("fashion", "ResNet-18"): "87 - 93",
-    ("mnist", "ResNet-50"): "98.0 - 99.3", ("fashion", "ResNet-50"): "1 below ResNet-18",
+    ("mnist", "ResNet-50"): "98.0 - 99.3", ("fashion", "ResNet-50"): "1 point below ResNet-18",
 }  # fmt: skip
 PUBLISHED_SOURCE = (
     "Published: ResNets without augmentation in public repositories, after 2 to 10 epochs; SVMs are"
@@ -592,6 +592,10 @@ def milliseconds(rows: list[dict]) -> float:
     return average_of(rows, "train_ms")
 
 
+def testing(rows: list[dict]) -> float:
+    return average_of(rows, "predict_time_ms")
+
+
 def clock(seconds: float) -> str:
     """0.5 s, 58 s, 12 min or 3.4 h."""
     for size, unit in ((3600, "h"), (60, "min")):
@@ -748,20 +752,59 @@ def finding_best(results: Results) -> list[str]:
         found = settings(results, dataset)
         if found:
             winner, *ties = top(found)
+            tied = Counter(rows[0]["model"] for rows in ties)
+            tied = ", ".join(f"{number} {model}" for model, number in sorted(tied.items()))
             lines.append(
                 f"{DATASETS[dataset]}: the best on validation is {winner[0]['model']}"
-                f" ({describe(winner)}), with {share_right(winner)};"
-                f" {len(ties)} of the {len(found) - 1} other settings are not shown to be worse."
+                f" ({describe(winner)}), with {share_right(winner)}. Not shown to be worse are"
+                f" {len(ties)} of the {len(found) - 1} other settings{tied and f' ({tied})'}."
             )
     return lines or ["No model has been trained yet."]
 
 
 def finding_gaps(results: Results) -> list[str]:
     svm = versus(results, COMPARED[1:], COMPARED[:1])
-    depth = versus(results, ("ResNet-50",), ("ResNet-18",))
+    depth = versus(results, ("ResNet-18",), ("ResNet-50",))
     return [
-        f"Best ResNet less best SVM, on the same images: {told(svm)}.",
-        f"Best ResNet-50 less best ResNet-18: {told(depth)}.",
+        f"Best ResNet less best SVM, over the seeds that both have: {told(svm)}.",
+        f"Best ResNet-18 less best ResNet-50, likewise: {told(depth)}.",
+    ]
+
+
+def finding_costs(results: Results) -> list[str]:
+    """What each best ResNet takes, over the best SVM."""
+    figures = {
+        "the training time": resnet_over_svm(results, milliseconds),
+        "the testing time": resnet_over_svm(results, testing),
+        "the FLOPs of a test image": resnet_over_svm(results, partial(flops, results), timed=False),
+    }
+    lines = []
+    for model in COMPARED[1:]:
+        parts = []
+        for dataset in CLAIMED:
+            key = f"{DATASETS[dataset]} {model}"
+            found = [f"{ratios[key]:.1f} times {name}" for name, ratios in figures.items()
+                     if key in ratios]  # fmt: skip
+            parts += [f"{DATASETS[dataset]} {', '.join(found)}"] if found else []
+        lines.append(f"Best {model} against best SVM: {'; '.join(parts) or MISSING}.")
+    return lines
+
+
+def finding_solver(results: Results) -> list[str]:
+    """How long scikit-learn takes for the SVMs that it was timed on too."""
+    names = [name for name in (*KEYS["svm"], *MACHINE) if name != "solver"]
+    train, test = [], []
+    for alike in groups(finished(results["svm"]), names).values():
+        rows = {row["solver"]: row for row in alike}
+        if {"gram", "sklearn"} <= set(rows):
+            train.append(rows["sklearn"]["train_ms"] / rows["gram"]["train_ms"])
+            test.append(rows["sklearn"]["predict_time_ms"] / rows["gram"]["predict_time_ms"])
+    if not train:
+        return []
+    return [
+        "SVM times are those of this repository's solver. scikit-learn's takes"
+        f" {min(train):.1f} - {max(train):.1f} times as long to train and {min(test):.0f} -"
+        f" {max(test):.0f} times to test, in {count(len(train), 'setting')} timed with both."
     ]
 
 
@@ -771,7 +814,7 @@ def finding_errors(results: Results) -> list[str]:
         runs = [row for row in best_of(results, dataset) if row["classes"]]
         parts += [f"{DATASETS[dataset]} {mistaken(row, 3)}" for row in runs[:1]]
     found = "; ".join(parts) or MISSING
-    return [f"Most often taken by the best, with the number of test images: {found}."]
+    return [f"Most frequent errors of the best (test images), true class for prediction: {found}."]
 
 
 def mistaken(row: dict, number: int) -> str:
@@ -793,12 +836,6 @@ def finding_devices(results: Results) -> list[str]:
     return [f"Times as fast on a GPU as on a CPU, at equal work: {', '.join(parts) or MISSING}."]
 
 
-def finding_dead(results: Results) -> list[str]:
-    rows = {row["arch"]: row for row in finished(results["devices"])}
-    parts = [f"{dead(row)} of {ARCHITECTURES[arch]}" for arch, row in sorted(rows.items())]
-    return [f"Weights that never meet a pixel at 28x28: {', '.join(parts) or MISSING}."]
-
-
 def dead(row: dict) -> str:
     return f"{1 - row['live_parameters'] / row['parameters']:.0%}"
 
@@ -810,7 +847,8 @@ def finding_verdicts(results: Results) -> list[str]:
 
 
 FINDINGS = (
-    finding_best, finding_gaps, finding_errors, finding_devices, finding_dead, finding_verdicts,
+    finding_best, finding_gaps, finding_costs, finding_solver, finding_devices, finding_errors,
+    finding_verdicts,
 )  # fmt: skip
 
 
@@ -821,20 +859,38 @@ def best_table(results: Results) -> str:
         found = settings(results, dataset)
         present = {rows[0]["model"] for rows in found} | set(COMPARED)
         for model in filter(present.__contains__, MODELS):
-            line, candidates = [DATASETS[dataset], model], settings(results, dataset, model)
-            winner, *ties = top(candidates) or [[]]
+            winner = best_of(results, dataset, model)
             used += winner
-            figures = [percent(winner) + collapsed(winner), average(winner, "train_ms")]
-            ties = f"{len(ties)} of {len(candidates) - 1}" if winner else MISSING
-            published = PUBLISHED.get((dataset, model), "")
-            lines.append([*line, describe(winner), *figures, ties, published])
+            work = flops(results, winner) if winner else math.nan
+            lines.append([
+                DATASETS[dataset], model, describe(winner), str(len(winner)),
+                percent(winner) + collapsed(winner), *lasting(winner),
+                MISSING if math.isnan(work) else f"{work / 1e6:.1f} M",
+                PUBLISHED.get((dataset, model), ""),
+            ])  # fmt: skip
         classes = next((row["classes"] for rows in found for row in rows if row["classes"]), None)
         floor = f"{100 * max(classes) / sum(classes):.2f}" if classes else MISSING
-        lines.append([DATASETS[dataset], "majority class", "", floor, "", "", ""])
-    header = ["Data set", "Model", "Best setting", "Accuracy (%)", "Training time (ms)"]
-    header += ["Others not shown worse", "Published (%)"]
+        lines.append([DATASETS[dataset], "majority class", "", "", floor, "", "", "", ""])
+    header = ["Data set", "Model", "Best setting", "Seeds", "Accuracy (%)", "Training", "Testing"]
+    header += ["FLOPs of a test image", "Published (%)"]
     note = f"{uncertainty(used)} {machines(used)}. {PUBLISHED_SOURCE}" if used else PUBLISHED_SOURCE
     return table("The best of each model, chosen on validation", header, lines, note)
+
+
+def lasting(rows: list[dict]) -> list[str]:
+    """Training and testing time."""
+    times = [figure(rows) / 1e3 if rows else math.nan for figure in (milliseconds, testing)]
+    return [MISSING if math.isnan(time) else clock(time) for time in times]
+
+
+def flops(results: Results, rows: list[dict]) -> float:
+    """Of the prediction of one image: a ResNet's are those that compare_devices.py counted; an SVM
+    multiplies its 784 pixels by those of each support vector, and each kernel value by the
+    coefficients of 9 other classes. nan if they were not counted."""
+    if rows[0]["model"] == "SVM":
+        return 2 * (784 + 9) * average_of(rows, "support_vectors")
+    counted = select(finished(results["devices"]), arch=rows[0]["arch"])
+    return counted[0]["forward_flops"] if counted else math.nan
 
 
 STEPS = [unit * step for unit in (1, 60, 3600) for step in (1, 2, 5, 10, 20, 30)]  # seconds
@@ -855,8 +911,11 @@ def budget(results: Results, dataset: str) -> list[str]:
     values = [value for curve in curves.values() for value in curve if value]
     low, high = math.floor(min(values) - 0.2), min(100, math.ceil(max(values)))
     note = "Joined only to guide the eye; on the bottom edge, no setting is done by then. "
-    for name, each in found.items():
-        note += f"{name} on {machines([row for rows in each for row in rows])}. "
+    for place, names in groups(
+        [{"name": name, "place": machines([row for rows in each for row in rows])}
+         for name, each in found.items()], ["place"],
+    ).items():  # fmt: skip
+        note += f"{', '.join(each['name'] for each in names)} on {place[0]}. "
     return [chart(
         f"{DATASETS[dataset]}: accuracy within a training time",
         ("training time, at most", map(clock, steps)), ("test accuracy (%)", low, high),
@@ -965,12 +1024,14 @@ def lower_on_fashion(results: Results) -> tuple[str, str]:
 
 
 def resnet_over_svm(results: Results, figure: Callable, *, timed: bool = True) -> dict[str, float]:
-    """A figure of each best ResNet over that of the best SVM; times of one machine only."""
+    """A figure of each best ResNet over that of the best SVM, where it is known; times of one
+    machine only."""
     found = {}
     for dataset, model in product(CLAIMED, COMPARED[1:]):
         resnet, svm = best_of(results, dataset, model), best_of(results, dataset, "SVM")
-        if resnet and svm and (same_machine(resnet, svm) or not timed) and figure(resnet):
-            found[f"{DATASETS[dataset]} {model}"] = figure(resnet) / figure(svm)
+        if resnet and svm and (same_machine(resnet, svm) or not timed):
+            ratio = figure(resnet) / figure(svm)
+            found |= {} if math.isnan(ratio) else {f"{DATASETS[dataset]} {model}": ratio}
     return found
 
 
@@ -993,18 +1054,26 @@ def svm_trains_faster(results: Results) -> tuple[str, str]:
 
 
 def svm_needs_less(results: Results) -> tuple[str, str]:
-    """What prediction needs, ResNet over SVM: time, judged as above, and numbers stored, which are
-    weights, or 784 pixels and 9 coefficients for each support vector."""
+    """What prediction needs, ResNet over SVM: time, judged as above; and FLOPs of an image and
+    bytes stored (4 for a weight, or 784 for a support vector's pixels and 8 for each of its 9
+    coefficients), where any difference counts."""
     weights = {row["arch"]: row["parameters"] for row in finished(results["devices"])}
 
     def stored(rows: list[dict]) -> float:
         svm = rows[0]["model"] == "SVM"
-        return 793 * average_of(rows, "support_vectors") if svm else weights.get(rows[0]["arch"], 0)
+        vector = 784 + 8 * 9
+        return vector * average_of(rows, "support_vectors") if svm else (
+            4 * weights.get(rows[0]["arch"], math.nan)
+        )  # fmt: skip
 
-    times = resnet_over_svm(results, lambda rows: average_of(rows, "predict_time_ms"))
-    sizes = resnet_over_svm(results, stored, timed=False)
-    ranges = judge_ratios(times, NOISE) + judge_ratios(sizes, 1)
-    return judge_ranges(ranges, 1), f"{told_ratios('time', times)}; {told_ratios('stored', sizes)}"
+    ratios = {
+        "time": resnet_over_svm(results, testing),
+        "FLOPs": resnet_over_svm(results, partial(flops, results), timed=False),
+        "bytes": resnet_over_svm(results, stored, timed=False),
+    }
+    ranges = judge_ratios(ratios["time"], NOISE)
+    ranges += judge_ratios(ratios["FLOPs"], 1) + judge_ratios(ratios["bytes"], 1)
+    return judge_ranges(ranges, 1), "; ".join(told_ratios(*each) for each in ratios.items())
 
 
 def svm_is_less_accurate(results: Results) -> tuple[str, str]:
@@ -1098,7 +1167,7 @@ def pinning_keeps_accuracy(results: Results) -> tuple[str, str]:
     same = sum(a["weights_sha256"] == b["weights_sha256"] != "" for a, b in pairs)
     numbers = f"{same} of {count(len(pairs), 'pair')} with the same weights"
     if not pairs:
-        return UNMEASURED, numbers
+        return UNMEASURED, ""
     found = adjust([compare([a], [b]) for a, b in pairs])
     worse = any(p is not None and p < LEVEL for p in found)
     return (SUPPORTED if same == len(pairs) else CONTRADICTED if worse else UNRESOLVED), numbers
@@ -1110,7 +1179,7 @@ def pinning_costs_little(results: Results) -> tuple[str, str]:
     logs = [math.log(a["train_ms"] / b["train_ms"]) for a, b in pinned_pairs(results)]
     logs = [log for log in logs if not math.isnan(log)]
     if len(logs) < 2:
-        return UNMEASURED, count(len(logs), "pair")
+        return UNMEASURED, count(len(logs), "pair") if logs else ""
     half = student_bound(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     low, high = mean(logs) - half, mean(logs) + half
     numbers = f"{math.exp(mean(logs)):.2f} [{math.exp(low):.2f}, {math.exp(high):.2f}]"
@@ -1144,11 +1213,14 @@ def verdict_table(results: Results) -> list[str]:
     verdicts = [(claim, *claim.rule(results)) for claim in CLAIMS]
     lines = [[claim.number, claim.sentence, *verdict] for claim, *verdict in verdicts]
     note = (
-        "Not resolved: the difference is inside its uncertainty. In brackets 95 % intervals; p is"
-        " two-sided. On one seed a comparison speaks of these trained models, not of what another"
-        " seed would give. [The rules](results/README.md#rules) are beside the rows."
+        "Not resolved: the difference is inside its uncertainty, or too little is measured. In"
+        " brackets 95 % intervals; p is two-sided. On one seed a comparison speaks of these trained"
+        " models, not of what another seed would give. A best is one of the settings measured:"
     )
     found = [rows for dataset in compared_datasets(results) for rows in settings(results, dataset)]
+    measured = Counter(f"{DATASETS[rows[0]['dataset']]} {rows[0]['model']}" for rows in found)
+    note += f" {', '.join(f'{name} {number}' for name, number in measured.items()) or 'none'}"
+    note += ". [The rules](results/README.md#rules) are beside the rows."
     fewest, most = (pick(map(len, found), default=0) for pick in (min, max))
     seeds = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
     header = ["", "Claim", f"Verdict, on {seeds}", "Numbers"]
@@ -1313,7 +1385,9 @@ def best_models(results: Results) -> list[str]:
     """For each data set the command that trains the best ResNet again and saves its weights."""
     found = [best_of(results, name, *COMPARED[1:]) for name in datasets_of(results["resnet"])]
     lines = [
-        f"{command(rows[:1], 'train_resnet.py', RESNET_FLAGS)} --save-model models"
+        f"OMP_NUM_THREADS={plain(rows[0]['threads'])}"
+        f" {command(rows[:1], 'train_resnet.py', RESNET_FLAGS)}"
+        " --save-model models --results-dir models"
         for rows in filter(None, found)
     ]
     return ["\n".join(["```bash", *lines, "```"]) if lines else MISSING]

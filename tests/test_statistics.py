@@ -207,18 +207,30 @@ def test_confusions_are_counted_from_packed_errors(tmp_path, capsys):
     assert "Most often taken: 3 for 4 (3), 4 for 5 (1)." in text
     clothes = make_tables.finding_errors({"resnet": [], "svm": []})
     assert clothes == [
-        "Most often taken by the best, with the number of test images: not measured."
+        "Most frequent errors of the best (test images), true class for prediction: not measured."
     ]
     resnet(tmp_path, dataset="fashion", **errors(6, 16, 9))
     (line,) = make_tables.finding_errors(read(tmp_path))
     assert "MNIST 3 for 4 (3), 4 for 5 (1); FashionMNIST shirt for sneaker (2), ankle boot" in line
 
 
+def test_the_solvers_are_compared_on_settings_that_both_have(tmp_path):
+    svm(tmp_path, solver="gram", fit_time_ms=4_000.0, shared_time_ms=1_000.0)
+    svm(tmp_path, solver="gram", kernel="poly", fit_time_ms=2_000.0)
+    assert make_tables.finding_solver(read(tmp_path)) == []
+    svm(tmp_path, C=10.0)
+    svm(tmp_path, kernel="poly", fit_time_ms=5_000.0, predict_time_ms=30_000.0, threads=1)
+    assert make_tables.finding_solver(read(tmp_path)) == []  # other settings, another machine
+    svm(tmp_path, fit_time_ms=15_000.0, predict_time_ms=7_000.0)
+    (line,) = make_tables.finding_solver(read(tmp_path))
+    assert "3.0 - 3.0 times as long to train and 7 - 7 times to test, in 1 setting timed" in line
+
+
 def test_the_floor_is_the_share_of_the_largest_class(tmp_path, capsys):
     uneven = errors(1) | {"test_classes": json.dumps([190, 10, *[100] * 8])}
     resnet(tmp_path, **uneven)
     assert make_tables.main(["--results-dir", str(tmp_path), "--table", "answer"]) == 0
-    assert "| MNIST | majority class |  | 19.00 |" in capsys.readouterr().out
+    assert "| MNIST | majority class |  |  | 19.00 |" in capsys.readouterr().out
 
 
 # --- verdicts ------------------------------------------------------------------------------------
@@ -381,6 +393,8 @@ def needs(folder, time: float, vectors: float):
     [
         (100.0, 1000, SUPPORTED),
         (5000.0, 1000, CONTRADICTED),
+        (100.0, 41_000, SUPPORTED),
+        (100.0, 45_000, CONTRADICTED),  # FLOPs; in bytes it is smaller
         (100.0, 100_000, CONTRADICTED),
         (900.0, 1000, UNRESOLVED),
     ],
