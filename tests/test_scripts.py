@@ -498,7 +498,9 @@ def shown_commands() -> list[str]:
     found = []
     for name in ("README.md", "run_all.sh", *SCRIPTS):
         text = (ROOT / name).read_text().replace("\\\n", " ").replace("run ", "python ")
-        found += re.findall(r"^[ `]*(python \w+\.py[^`\n#|]*)", text, re.MULTILINE)
+        found += re.findall(
+            r"^[ `]*(?:OMP_NUM_THREADS=1 )?(python \w+\.py[^`\n#|]*)", text, re.MULTILINE
+        )
     return sorted({re.sub(r'"\$\{flags\[@\]\}"|\[.*', "", line).strip() for line in found})
 
 
