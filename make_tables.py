@@ -983,7 +983,7 @@ def lines_won(results: Results) -> tuple[str, str]:
     known = [each for each in duels if each]
     won = [each.size > 0 for each, p in zip(known, adjust(known), strict=True) if p < LEVEL]
     wins, losses, half = sum(won), len(won) - sum(won), len(GRID) / 2
-    numbers = f"{wins} won, {losses} lost, {len(known) - len(won)} ties of {len(known)} measured"
+    numbers = f"{wins} won, {losses} lost, {len(known) - len(won)} tied of {len(known)} measured"
     if not known:
         return UNMEASURED, ""
     verdict = SUPPORTED if wins > half else CONTRADICTED if losses >= half else UNRESOLVED
