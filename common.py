@@ -947,8 +947,9 @@ RESULTS = (
 
 
 def verify(args, path: Path, *, columns: tuple[str, ...], key: tuple[str, ...], main) -> int:
-    """Run some recorded rows again, in another folder, and compare; returns 1 if a result differs.
-    Exits 2 if there is none that this machine can run."""
+    """Run some recorded rows again, in another folder and with their number of threads, on which
+    bits depend, and compare; returns 1 if a result differs. Exits 2 if there is none that this
+    machine can run."""
     if dist.is_torchelastic_launched():
         fail("--verify: it runs in one process, without torchrun")
     rows = [
@@ -958,7 +959,11 @@ def verify(args, path: Path, *, columns: tuple[str, ...], key: tuple[str, ...], 
     if not rows:
         fail(f"--verify: {path} has no finished row that could be run on this machine's devices")
     chosen, n_same = random.Random(args.seed[0]).sample(rows, min(args.verify, len(rows))), 0
-    for number, row in enumerate(chosen, 1):
+    for place, row in enumerate(chosen, 1):
+        try:
+            torch.set_num_threads(number(int, low=1, high=1024)(row["threads"]))
+        except ValueError:
+            fail(f"--verify: {path} has a row whose threads are {row['threads']!r:.60}")
         with tempfile.TemporaryDirectory() as folder:
             main([*flags_of(row, key, args), f"--results-dir={folder}"])
             (now,) = load_rows(Path(folder) / path.name, columns)
@@ -966,7 +971,7 @@ def verify(args, path: Path, *, columns: tuple[str, ...], key: tuple[str, ...], 
         results = [name for name in RESULTS if name in columns and row[name] not in ("", now[name])]
         where = [name for name in (*key, *ENVIRONMENT[:-1]) if row[name] != now[name]]
         n_same += not results
-        say(f"{number}/{len(chosen)}: {'differs in ' + ', '.join(results) if results else 'same'}")
+        say(f"{place}/{len(chosen)}: {'differs in ' + ', '.join(results) if results else 'same'}")
         say("  environment: " + ("the same" if not where else ", ".join(
             f"{name} was {row[name]!r:.60}, is {now[name]!r}" for name in where
         )))  # fmt: skip

@@ -142,6 +142,14 @@ def test_verify_runs_recorded_rows_again_and_changes_nothing(recorded, capsys):
     assert sorted(os.listdir(recorded.parent)) == [".lock", "svm.csv"]
 
 
+def test_verify_takes_the_number_of_threads_of_each_row(recorded, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    recorded.write_text(recorded.read_text().replace(f",{torch.get_num_threads()},3.", ",7,3."))
+    train_svm.main(["--verify", "4"])
+    assert taken.count(7) == 4  # the solver sets others
+
+
 def test_verify_tells_what_differs_and_where_it_was_made(recorded, capsys):
     text = recorded.read_text()
     accuracy = read(recorded)[0]["test_accuracy"]
@@ -168,7 +176,8 @@ def test_verify_trains_a_resnet_to_the_same_weights(tmp_path, monkeypatch, capsy
     ("name", "value"),
     [("dataset", "--help"), ("dataset", "../../etc"), ("kernel", "rbf --force"), ("C", "nan"),
      ("C", "1e999"), ("gamma", "--results-dir=/"), ("seed", "-1"), ("limit", "1e9"),
-     ("train_size", "9" * 5000), ("degree", "2;ls"), ("device", "tpu"), ("device", "\x1b[2J")],
+     ("train_size", "9" * 5000), ("degree", "2;ls"), ("device", "tpu"), ("device", "\x1b[2J"),
+     ("threads", "0"), ("threads", "\x1b[2J")],
 )  # fmt: skip
 def test_verify_refuses_rows_that_no_command_makes(recorded, capsys, name, value):
     rows = [row | {name: value} for row in read(recorded)]
