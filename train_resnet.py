@@ -3,6 +3,7 @@
     python train_resnet.py --arch resnet50 --opt adam --lr 1e-3 --bs 32 --device cuda
     python train_resnet.py --dataset mnist fashion --opt sgd adam --lr 1e-3 1e-4 --epochs 3 5
 
+Without flags it trains ResNet-18 on MNIST: Adam, lr 1e-3, batch size 32, 5 epochs.
 Writes one row for each entry of --epochs to results/resnet.csv; what is there is not run again.
 train_time_ms covers the training steps and the making of their batches, summed over the epochs;
 not loading, warm-up and a CUDA graph's recording (warmup_time_ms), validation, or the test set

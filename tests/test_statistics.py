@@ -204,26 +204,26 @@ def test_confusions_are_counted_from_packed_errors(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "| 3 | 0 | 0 | 0 | 97 | 3 | 0 | 0 | 0 | 0 | 0 | 97.00 [91.55, 98.97] |" in text
     assert "| 4 | 0 | 0 | 0 | 0 | 99 | 1 |" in text
-    assert "Most often taken: 3 for 4 (3), 4 for 5 (1)." in text
+    assert "Most frequent errors: 3 taken for 4 (3), 4 taken for 5 (1)." in text
     clothes = make_tables.finding_errors({"resnet": [], "svm": []})
     assert clothes == [
-        "Most frequent errors of the best (test images), true class for prediction: not measured."
+        "Most frequent errors of the best, with their number of test images: not measured."
     ]
     resnet(tmp_path, dataset="fashion", **errors(6, 16, 9))
     (line,) = make_tables.finding_errors(read(tmp_path))
-    assert "MNIST 3 for 4 (3), 4 for 5 (1); FashionMNIST shirt for sneaker (2), ankle boot" in line
+    assert "MNIST 3 taken for 4 (3), 4 taken for 5 (1); FashionMNIST shirt taken for snea" in line
 
 
 def test_the_solvers_are_compared_on_settings_that_both_have(tmp_path):
     svm(tmp_path, solver="gram", fit_time_ms=4_000.0, shared_time_ms=1_000.0)
     svm(tmp_path, solver="gram", kernel="poly", fit_time_ms=2_000.0)
-    assert make_tables.finding_solver(read(tmp_path)) == []
+    assert make_tables.finding_costs(read(tmp_path)) == []
     svm(tmp_path, C=10.0)
     svm(tmp_path, kernel="poly", fit_time_ms=5_000.0, predict_time_ms=30_000.0, threads=1)
-    assert make_tables.finding_solver(read(tmp_path)) == []  # other settings, another machine
+    assert make_tables.finding_costs(read(tmp_path)) == []  # other settings, another machine
     svm(tmp_path, fit_time_ms=15_000.0, predict_time_ms=7_000.0)
-    (line,) = make_tables.finding_solver(read(tmp_path))
-    assert "3.0 - 3.0 times as long to train and 7 - 7 times to test, in 1 setting timed" in line
+    (line,) = make_tables.finding_costs(read(tmp_path))
+    assert "takes 15 s to train (3 times as long) and 7 s to test (7 times as long), in 1 s" in line
 
 
 def test_the_floor_is_the_share_of_the_largest_class(tmp_path, capsys):

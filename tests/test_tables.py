@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import json
 import math
 import os
@@ -136,11 +137,13 @@ def test_golden_tables(tmp_path, capsys):
         " 60 s | 1 s | 66.0 M | 98.7 - 99.5 |",
         "| MNIST | ResNet-50 | Adam, lr 0.001, batch 32, epochs 3 | 1 | 97.00 [96.70, 97.27] |"
         " 2.06 min | 1 s | not measured | 98.0 - 99.3 |",
-        "- MNIST: the best on validation is ResNet-18 (Adam, lr 0.001, batch 32, epochs 5), with"
-        " 97.00 [96.70, 97.27] % of the test images right. Not shown to be worse are 4 of the 4"
-        " other settings (1 ResNet-18, 1 ResNet-50, 2 SVM).",
-        "- Best ResNet-18 against best SVM: MNIST 12.0 times the training time, 1.0 times the"
-        " testing time, 4.6 times the FLOPs of a test image.",
+        "- MNIST: ResNet-18 is less accurate than the SVM (-0.50 [-0.88, -0.12] points, p 0.011);"
+        " ResNet-50 is less accurate than the SVM (-0.50 [-0.88, -0.12] points, p 0.011); ResNet-18"
+        " ties with ResNet-50 (+0.00 [-0.40, +0.40] points, p 1.000).",
+        "- Training takes ResNet-18 12 and ResNet-50 25 times as long as the SVM.",
+        "- On a GPU: not measured (no cuda device here).",
+        "- MNIST, all 5 settings: best on validation is ResNet-18 (Adam, lr 0.001, batch 32, epochs"
+        " 5); 4 others are not shown to be worse (1 ResNet-18, 1 ResNet-50, 2 SVM).",
         "OMP_NUM_THREADS=2 python train_resnet.py --dataset mnist --arch resnet18 --opt adam"
         " --lr 0.001 --bs 32 --epochs 5 --device cpu --seed 0 --save-model models"
         " --results-dir models",
@@ -148,8 +151,8 @@ def test_golden_tables(tmp_path, capsys):
         "| GPU | SGD |" + " not measured |" * 9,
         "| CPU | ResNet-18 | SGD | 2.00 | 8,000 | 1,500.0 | 512 | 11,175,370 | 33.0 | 66.0 |"
         " 1.50 - 2.50 | 62% |",
-        "`python train_resnet.py --dataset mnist --arch resnet18 resnet50 --opt adam --lr 0.001"
-        " --bs 32 --epochs 3 5 --device cpu --seed 0`",
+        "`OMP_NUM_THREADS=2 python train_resnet.py --dataset mnist --arch resnet18 resnet50"
+        " --opt adam --lr 0.001 --bs 32 --epochs 3 5 --device cpu --seed 0`",
     ):
         assert line in text.splitlines(), line
     assert "GPU not measured: no cuda device here." in text
@@ -189,6 +192,32 @@ def test_settings_are_compared_on_the_seeds_that_they_share(tmp_path, capsys):
     svm(tmp_path, C=10, split_id=0, val_accuracy=0.98, test_accuracy=0.5)
     text = tables(tmp_path, capsys)
     assert "| MNIST | SVM | rbf, C 1, gamma scale | 2 | 97.50 ± 0.00 |" in text
+
+
+def test_models_are_chosen_on_all_seeds_of_their_best_settings(tmp_path, capsys):
+    """The SVM is ahead on seed 0, which all settings have, but not on the seeds of both bests."""
+    for seed, accuracy in enumerate((0.98, 0.97, 0.97)):
+        facts = {"seed": seed, "split_seed": seed, "split_id": f"id{seed}"}
+        resnet(tmp_path, **facts, val_accuracy=0.979)
+        svm(tmp_path, **facts, val_accuracy=accuracy)
+    svm(tmp_path, C=10, split_id="id0", val_accuracy=0.975)
+    resnet(tmp_path, lr=1e-4, split_id="id0", val_accuracy=0.97)
+    assert "all 4 settings: best on validation is ResNet-18 (Adam, lr 0.001" in tables(
+        tmp_path, capsys
+    )
+
+
+def test_commands_in_captions_make_the_rows_and_no_others(tmp_path, capsys):
+    """The seeds that all settings have in one, further ones in a command for each setting."""
+    for lr, seeds in ((1e-3, 3), (1e-4, 1)):
+        for seed, epochs in itertools.product(range(seeds), (3, 5)):
+            resnet(tmp_path, lr=lr, epochs=epochs, seed=seed, split_seed=seed, split_id=f"id{seed}")
+    start = "`OMP_NUM_THREADS=2 python train_resnet.py --dataset mnist --arch resnet18 --opt adam"
+    found = [line for line in tables(tmp_path, capsys).splitlines() if line.startswith(start)]
+    assert found[:2] == [
+        f"{start} --lr 0.001 0.0001 --bs 32 --epochs 3 5 --device cpu --seed 0`",
+        f"{start} --lr 0.001 --bs 32 --epochs 3 5 --device cpu --seed 1 2`",
+    ]
 
 
 def test_seeds_of_one_split_and_runs_without_amp_are_not_taken_for_more_seeds(tmp_path, capsys):
@@ -243,7 +272,7 @@ def test_a_collapsed_run_is_a_result_with_a_mark(tmp_path, capsys):
     assert "| rbf, C 1, gamma scale | 1 | 11.35 [10.84, 11.89] collapsed | 5 s |" in text
     assert "| rbf | 1 | scale |  |  | 11.35 [10.84, 11.89] collapsed | 5,000 |" in text
     assert "| CPU | SGD | 10.00 [9.51, 10.51] collapsed | 7,000 | 196.8 M |" in text
-    assert "11.35 [10.84, 11.89] % of the test images right (collapsed)." in text
+    assert "11.35 [10.84, 11.89] % of the test images right (collapsed), 5,000 ms of" in text
     failed, apart = text.split("## Failures\n\n")[1].split("**Runs that collapsed: a result,")
     assert failed == "No run failed.\n\n"
     assert apart.split("\n## ")[0].count("| collapsed | like guessing |") == 3
@@ -310,7 +339,7 @@ def test_readme_is_filled_between_its_markers_and_checked(tmp_path, capsys):
     assert "run python make_tables.py --readme" in capsys.readouterr().out
     assert make_tables.main(flags) == 0
     text = readme.read_text()
-    assert text.startswith("# Title\ntext\n<!-- table: answer -->\n\n- MNIST: ")
+    assert text.startswith("# Title\ntext\n<!-- table: answer -->\n\n**The best of each ")
     assert "former" not in text
     assert make_tables.main([*flags, "--check"]) == 0
     assert make_tables.main(flags) == 0
