@@ -663,13 +663,17 @@ def machines(rows: list[dict]) -> str:
 
 def uncertainty(rows: list[dict]) -> str:
     """What ± and brackets are in a table of these rows."""
-    seeds = listed(rows, "seed")
-    if len(seeds) < 2:
-        return f"One seed ({seeds[0]}); in brackets the 95 % Wilson interval of a single run."
+    seeds, runs = listed(rows, "seed"), groups(rows, ("dataset", "model", *SVM, *TRAINING)).values()
+    several = [len(each) for each in runs if len(each) > 1]
+    if not several:
+        one = f"One seed ({seeds[0]})" if len(seeds) == 1 else "One seed each"
+        return f"{one}; in brackets the 95 % Wilson interval of a single run."
+    n = span(several, "d")
+    which = f"the n = {n}" if min(several) == len(seeds) else f"n = {n} of the"
     return (
-        f"± is the sample standard deviation over the n = {len(seeds)} seeds {', '.join(seeds)},"
-        " which set split, initial weights and batch order; brackets, where there is one seed only,"
-        " the 95 % Wilson interval of a single run."
+        f"± is the sample standard deviation over {which} seeds {', '.join(seeds)}, which set"
+        " split, initial weights and batch order; brackets, where there is one seed only, the 95 %"
+        " Wilson interval of a single run."
     )
 
 

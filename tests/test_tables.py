@@ -182,7 +182,10 @@ def test_seeds_give_mean_and_sample_standard_deviation(tmp_path, capsys):
         resnet(tmp_path, seed=seed, split_seed=seed, split_id=f"id{seed}", test_accuracy=accuracy)
     text = tables(tmp_path, capsys)
     assert "| 32 | Adam | 0.001 | 97.00 ± 1.00 (3) |" in text
-    assert "the n = 3 seeds 0, 1, 2" in text
+    assert "over the n = 3 seeds 0, 1, 2, which" in text
+    for seed in range(2):
+        svm(tmp_path, seed=seed, split_seed=seed, split_id=f"id{seed}")
+    assert "over n = 2 - 3 of the seeds 0, 1, 2, which" in tables(tmp_path, capsys)
 
 
 def test_settings_are_compared_on_the_seeds_that_they_share(tmp_path, capsys):
