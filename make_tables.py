@@ -789,7 +789,7 @@ def finding_gaps(results: Results) -> list[str]:
 def standing(first: str, second: str, gap: Difference) -> str:
     """A comparison in words."""
     shown = f"is {'more' if gap.size > 0 else 'less'} accurate than"
-    words = shown if gap.p < LEVEL else "ties with"
+    words = shown if gap.p < LEVEL else "is not shown to differ from"
     return f"{first} {words} {'the SVM' if second == 'SVM' else second} ({gap})"
 
 

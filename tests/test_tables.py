@@ -139,7 +139,7 @@ def test_golden_tables(tmp_path, capsys):
         " 2.06 min | 1 s | not measured | 98.0 - 99.3 |",
         "- MNIST: ResNet-18 is less accurate than the SVM (-0.50 [-0.88, -0.12] points, p 0.011);"
         " ResNet-50 is less accurate than the SVM (-0.50 [-0.88, -0.12] points, p 0.011); ResNet-18"
-        " ties with ResNet-50 (+0.00 [-0.40, +0.40] points, p 1.000).",
+        " is not shown to differ from ResNet-50 (+0.00 [-0.40, +0.40] points, p 1.000).",
         "- Training takes ResNet-18 12 and ResNet-50 25 times as long as the SVM.",
         "- On a GPU: not measured (no cuda device here).",
         "- MNIST, all 5 settings: best on validation is ResNet-18 (Adam, lr 0.001, batch 32, epochs"
