@@ -123,8 +123,8 @@ class Gram:
     no more than memory_limit bytes (half of what is free by default), else they are computed where
     they are needed. So they are for a single fit (not shared) to bytes, which is then done sooner.
 
-    X is [n, features] of any number type, y any n labels. Products of bytes are exact, and stored
-    as float32; those of integers up to 256 in magnitude are summed in float32, which is exact up to
+    X is [n, features] of any number type, y any n labels. Products of bytes are exact int32
+    numbers; those of integers up to 256 in magnitude are summed in float32, which is exact up to
     2^24; all else is float64."""
 
     def __init__(
@@ -151,7 +151,7 @@ class Gram:
 
 def symmetric_product(rows: Rows) -> Tensor:
     """The inner products of all rows, of which half are computed and half copied."""
-    matrix = rows[:0].floats().new_empty(len(rows), len(rows))
+    matrix = rows[:1].products(rows[:1]).new_empty(len(rows), len(rows))
     blocks = [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
     for first, second in combinations_with_replacement(blocks, 2):
         products = rows[first].products(rows[second])

@@ -214,6 +214,20 @@ def test_without_memory_for_all_products_and_with_shared_ones_the_machine_is_the
     assert (machines[2].pair_coef_ == machines[3].pair_coef_).all()
 
 
+@pytest.mark.parametrize("kernel", ["poly", "rbf"])
+def test_bytes_give_the_same_bits_whether_products_are_stored_or_not(monkeypatch, kernel):
+    """Of bright images, whose inner products are beyond 2^24, where float32 would round them."""
+    monkeypatch.setattr(train_svm, "multiplies_bytes", lambda device: True)
+    X, y = digits(600)
+    noise = np.random.default_rng(0).integers(256, size=(600, 99))  # without it, multiples of 8
+    X = np.hstack([np.tile(255 - 255 * X, 8).round(), noise]).astype(np.uint8)
+    gram = Gram(X, y)
+    assert gram.matrix.max() > 2**24
+    shared, alone = (GramSVC(kernel=kernel).fit(X, y, each) for each in (gram, None))
+    assert (shared.n_iter_ == alone.n_iter_).all()
+    assert (shared.pair_coef_ == alone.pair_coef_).all()
+
+
 @pytest.mark.parametrize("int8", [True, False])
 @pytest.mark.parametrize("features", [1, 200, 785])
 def test_products_of_bytes_are_exact(monkeypatch, int8, features):
@@ -227,7 +241,7 @@ def test_products_of_bytes_are_exact(monkeypatch, int8, features):
     whole = X[gram.order].astype(np.int64)
     exact = whole @ whole.T
     error = 0 if int8 else 1e-6  # floats are exact up to 2^24 only
-    assert gram.matrix.numpy() == pytest.approx(exact.astype(np.float32), rel=error)
+    assert gram.matrix.numpy() == pytest.approx(exact, rel=error)
     assert (gram.squares.numpy() == (whole**2).sum(1)).all()
     gram.matrix = None
     some = torch.tensor([3, 1, 49])
