@@ -320,22 +320,22 @@ def settings(results: Results, dataset: str, *models: str) -> list[list[dict]]:
     rows = finished(one_setup(select(results["svm"], dataset=dataset)))
     rows += one_pinning(finished(one_setup(select(results["resnet"], dataset=dataset))))
     found = groups(rows, ("model", *SVM, *TRAINING))
-    order = sorted(found, key=lambda key: (MODELS.index(key[0]), *map(number_first, key[1:])))
-    return [found[key] for key in order if not models or key[0] in models]
 
+    def order(key: tuple) -> tuple:  # numbers before words
+        return MODELS.index(key[0]), *((isinstance(value, str), value) for value in key[1:])
 
-def number_first(value) -> tuple:
-    """Sort numbers before words."""
-    return isinstance(value, str), value
+    return [found[key] for key in sorted(found, key=order) if not models or key[0] in models]
 
 
 def best(candidates: list[list[dict]]) -> list[dict]:
-    """The best setting of each model, and of these the best: so that models are set against each
-    other on all seeds of their best settings, where the others have fewer."""
-    by_model = {}
+    """The best setting of each model, and of these the best, found by setting one model after
+    another against the best so far, on all seeds that the two have."""
+    by_model, winner = {}, []
     for rows in candidates:
         by_model.setdefault(rows[0]["model"], []).append(rows)
-    return most_accurate(list(map(most_accurate, by_model.values())))
+    for rows in map(most_accurate, by_model.values()):
+        winner = most_accurate([winner, rows]) if winner else rows
+    return winner
 
 
 def most_accurate(candidates: list[list[dict]]) -> list[dict]:
@@ -403,12 +403,13 @@ def student_bound(freedom: float) -> float:
     return low
 
 
-def holm(values: list[float]) -> list[float]:
-    """p adjusted for the number of comparisons (S. Holm, Scandinavian J. of Statistics 6, 1979)."""
-    adjusted, largest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        adjusted[place] = largest
+def holm(values: list[float | None]) -> list[float | None]:
+    """p adjusted for the number of comparisons (S. Holm, Scandinavian J. of Statistics 6, 1979);
+    None stays, for one that could not be made."""
+    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    adjusted, largest = [None] * len(values), 0.0
+    for rank, (p, place) in enumerate(known):
+        adjusted[place] = largest = max(largest, min(1.0, (len(known) - rank) * p))
     return adjusted
 
 
@@ -427,7 +428,8 @@ class Difference:
 
     def __str__(self) -> str:
         low, high = self.interval()
-        points = f"{100 * self.size:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}] points"
+        interval = f" [{100 * low:+.2f}, {100 * high:+.2f}]" if math.isfinite(self.error) else ""
+        points = f"{100 * self.size:+.2f}{interval} points"
         return f"{points}, p {chance(self.p)}"
 
 
@@ -491,41 +493,37 @@ def accuracy_interval(rows: list[dict]) -> tuple[float, float]:
     return over_seeds([row["test_accuracy"] for row in rows], share).interval()
 
 
-def adjust(differences: Iterable[Difference | None]) -> list[float | None]:
-    """Holm-adjusted p of those comparisons that could be made."""
-    known = [each for each in differences if each]
-    adjusted = dict(zip(map(id, known), holm([each.p for each in known]), strict=True))
-    return [adjusted.get(id(each)) for each in differences]
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A setting beside the best one: its runs, the difference, and p adjusted."""
-
-    rows: list[dict]
-    difference: Difference | None
-    p: float | None
-
-    @property
-    def tied(self) -> bool:
-        """Not shown to be worse. The best is chosen on validation and compared on test images, so
-        that luck in the choice does not count as a difference; Holm keeps the chance that any
-        setting as good as it is left out at 5 %."""
-        return self.p is None or self.p >= LEVEL or self.difference.size > 0
-
-
-def rivals(candidates: list[list[dict]]) -> tuple[list[dict], list[Rival]]:
-    """The best setting, and all others compared with it."""
+def beside_best(candidates: list[list[dict]]) -> list[list[str]]:
+    """Of each setting what it has less than the best, p after Holm, and best, better, tie or
+    nothing (shown to be worse, or not compared). The best is chosen on validation and compared on
+    test images, so that luck in the choice does not count as a difference; Holm keeps the chance
+    that any setting as good as it is left out at 5 %. All are compared on the seeds that all have,
+    as more seeds of some would be another standard of proof."""
     winner = best(candidates)
-    others = [rows for rows in candidates if rows is not winner]
-    differences = [compare(rows, winner) for rows in others]
-    return winner, list(map(Rival, others, differences, adjust(differences)))
+    seeds = [{row["seed"] for row in rows} for rows in candidates]
+    shared = set.intersection(*seeds) or set.union(*seeds) if seeds else set()
+    runs = [[row for row in rows if row["seed"] in shared] for rows in candidates]
+    base = [row for row in winner if row["seed"] in shared]
+    gaps = [
+        None if rows is winner else compare(run, base)
+        for rows, run in zip(candidates, runs, strict=True)
+    ]
+    cells = []
+    for rows, gap, p in zip(candidates, gaps, holm([gap and gap.p for gap in gaps]), strict=True):
+        if gap:
+            mark = "tie" if p >= LEVEL else "better" if gap.size > 0 else ""
+            cells.append([str(gap).partition(" points")[0], chance(p), mark])
+        else:
+            cells.append(["", "", "best"] if rows is winner else [MISSING, "", ""])
+    return cells
 
 
 def top(candidates: list[list[dict]]) -> list[list[dict]]:
     """The best setting, and those that are not shown to be worse."""
-    winner, others = rivals(candidates)
-    return [winner, *(rival.rows for rival in others if rival.tied)] if winner else []
+    cells, winner = beside_best(candidates), best(candidates)
+    pairs = zip(candidates, cells, strict=True)
+    found = [rows for rows, cell in pairs if cell[2] or cell[0] == MISSING]
+    return sorted(found, key=lambda rows: rows is not winner)
 
 
 # --- cells and tables ----------------------------------------------------------------------------
@@ -574,12 +572,6 @@ def collapsed(rows: list[dict]) -> str:
     return f" {share}collapsed" if number else ""
 
 
-def share_right(rows: list[dict]) -> str:
-    """The accuracy in a sentence."""
-    mark = f" ({collapsed(rows).strip()})" if collapsed(rows) else ""
-    return f"{percent(rows)} % of the test images right{mark}"
-
-
 def proportion(hits: float, total: float) -> str:
     """In percent, with its Wilson interval."""
     if not total:
@@ -598,16 +590,14 @@ def average(rows: list[dict], name: str, unit: float = 1, form: str = ",.0f") ->
     return MISSING if math.isnan(value) else format(value / unit, form)
 
 
-def milliseconds(rows: list[dict]) -> float:
-    return average_of(rows, "train_ms")
-
-
-def testing(rows: list[dict]) -> float:
-    return average_of(rows, "predict_time_ms")
+milliseconds = partial(average_of, name="train_ms")
+testing = partial(average_of, name="predict_time_ms")
 
 
 def clock(seconds: float) -> str:
     """0.5 s, 58 s, 12 min or 3.4 h."""
+    if math.isnan(seconds):
+        return MISSING
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
@@ -664,11 +654,11 @@ def machines(rows: list[dict]) -> str:
 def uncertainty(rows: list[dict]) -> str:
     """What ± and brackets are in a table of these rows."""
     seeds, runs = listed(rows, "seed"), groups(rows, ("dataset", "model", *SVM, *TRAINING)).values()
-    several = [len(each) for each in runs if len(each) > 1]
+    several = [n for n in (len(listed(each, "seed")) for each in runs) if n > 1]
     if not several:
         one = f"One seed ({seeds[0]})" if len(seeds) == 1 else "One seed each"
         return f"{one}; in brackets the 95 % Wilson interval of a single run."
-    n = span(several, "d")
+    n = span(several)
     which = f"the n = {n}" if min(several) == len(seeds) else f"n = {n} of the"
     return (
         f"± is the sample standard deviation over {which} seeds {', '.join(seeds)}, which set"
@@ -732,7 +722,7 @@ RESNET_FLAGS = {
 SVM_FLAGS = {
     "--dataset": "dataset", "--kernel": "kernel", "--C": "C", "--gamma": "gamma",
     "--degree": "degree", "--coef0": "coef0", "--seed": "seed", "--limit": "limit",
-    "--train-size": "train_size",
+    "--train-size": "train_size", "--solver": "solver", "--device": "device",
 }  # fmt: skip
 
 
@@ -760,11 +750,13 @@ def best_of(results: Results, dataset: str, *models: str) -> list[dict]:
     return best(settings(results, dataset, *models))
 
 
-def versus(results: Results, first: tuple, second: tuple) -> dict[str, Difference | None]:
-    """For each data set of the claims, the best of some models less the best of others; None where
-    they were not trained on as many images."""
+def versus(
+    results: Results, first: tuple, second: tuple, datasets: Iterable[str] = CLAIMED
+) -> dict[str, Difference | None]:
+    """For each data set the best of some models less the best of others; None where they were not
+    trained on as many images."""
     found = {}
-    for dataset in CLAIMED:
+    for dataset in datasets:
         pair = [best_of(results, dataset, *models) for models in (first, second)]
         sizes = {row["n_train"] for rows in pair for row in rows}
         found[dataset] = compare(*pair) if len(sizes) == 1 else None
@@ -777,36 +769,28 @@ def told(differences: dict[str, Difference | None]) -> str:
 
 def finding_gaps(results: Results) -> list[str]:
     """How the best of each model compare in accuracy."""
-    pairs = [(COMPARED[1], "SVM"), (COMPARED[2], "SVM"), COMPARED[1:]]
-    gaps = {pair: versus(results, *([name] for name in pair)) for pair in pairs}
-    lines = []
-    for dataset in CLAIMED:
-        parts = [standing(*pair, found[dataset]) for pair, found in gaps.items() if found[dataset]]
-        lines += [f"{DATASETS[dataset]}: {'; '.join(parts)}."] if parts else []
+    parts = {}
+    for first, second in ((COMPARED[1], "SVM"), (COMPARED[2], "SVM"), COMPARED[1:]):
+        datasets = compared_datasets(results)
+        for dataset, gap in versus(results, [first], [second], datasets).items():
+            if gap:
+                words = f"is {'more' if gap.size > 0 else 'less'} accurate than"
+                words = words if gap.p < LEVEL else "is not shown to differ from"
+                text = f"{first} {words} {'the SVM' if second == 'SVM' else second} ({gap})"
+                parts.setdefault(DATASETS[dataset], []).append(text)
+    lines = [f"{name}: {'; '.join(parts[name])}." for name in DATASETS.values() if name in parts]
     return lines or ["The models have not been compared yet."]
-
-
-def standing(first: str, second: str, gap: Difference) -> str:
-    """A comparison in words."""
-    shown = f"is {'more' if gap.size > 0 else 'less'} accurate than"
-    words = shown if gap.p < LEVEL else "is not shown to differ from"
-    return f"{first} {words} {'the SVM' if second == 'SVM' else second} ({gap})"
 
 
 def finding_costs(results: Results) -> list[str]:
     """How long each best ResNet trains, over the best SVM, and scikit-learn's solver over ours."""
-    ratios = resnet_over_svm(results, milliseconds)
+    ratios = resnet_over_svm(results, milliseconds, datasets=compared_datasets(results))
     parts = [
-        f"{model} {span([ratio for name, ratio in ratios.items() if model in name], '.0f')}"
+        f"{model} {span([ratio for name, ratio in ratios.items() if model in name])}"
         for model in COMPARED[1:]
         if any(model in name for name in ratios)
     ]
-    line = f"Training takes {' and '.join(parts)} times as long as the SVM." if parts else ""
-    return [f"{line} {solver_costs(results)}".strip()] if line or solver_costs(results) else []
-
-
-def solver_costs(results: Results) -> str:
-    """How long scikit-learn takes for the SVMs that it was timed on too."""
+    found = [f"Training takes {' and '.join(parts)} times as long as the SVM."] if parts else []
     names = [name for name in (*KEYS["svm"], *MACHINE) if name != "solver"]
     both = [
         {row["solver"]: row for row in alike}
@@ -817,17 +801,19 @@ def solver_costs(results: Results) -> str:
     for name, verb in (("train_ms", "train"), ("predict_time_ms", "test")) if both else ():
         seconds = [rows["sklearn"][name] / 1e3 for rows in both]
         ratios = [rows["sklearn"][name] / rows["gram"][name] for rows in both]
-        parts += [f"{span(seconds, '.0f')} s to {verb} ({span(ratios, '.0f')} times as long)"]
-    return (
-        f"That is with this repository's solver; scikit-learn's takes {' and '.join(parts)}, in"
-        f" {count(len(both), 'setting')} timed with both."
-        if both else ""
-    )  # fmt: skip
+        parts += [f"{span(seconds)} s to {verb} ({span(ratios)} times as long)"]
+    found += [
+        f"SVMs are fitted by this repository's solver; scikit-learn's takes {' and '.join(parts)},"
+        f" in {count(len(both), 'setting')} timed with both."
+    ] if both else []  # fmt: skip
+    return [" ".join(found)] if found else []
 
 
-def span(values: list[float], form: str) -> str:
-    """The smallest and the largest value, or the only one."""
-    return " - ".join(dict.fromkeys(format(pick(values), form) for pick in (min, max)))
+def span(values: list[float]) -> str:
+    """The smallest and the largest value, or the only one: 0.8 - 16."""
+    ends = (min(values), max(values))
+    forms = ("d" if isinstance(end, int) else ".0f" if end >= 10 else ".1f" for end in ends)
+    return " - ".join(dict.fromkeys(map(format, ends, forms)))
 
 
 def finding_devices(results: Results) -> list[str]:
@@ -836,10 +822,10 @@ def finding_devices(results: Results) -> list[str]:
         gains = [gain for _, gain, _ in gains_of(results, arch).values()]
         parts += [f"{name} {mean(gains):.1f}"] if gains else []
     if parts:
-        return [f"A GPU trains {', '.join(parts)} times as fast as the CPU, at equal work."]
+        return [f"A GPU trains {', '.join(parts)} times as fast as a CPU, at equal work."]
     skipped = select(results["devices"], device="cuda", status="skipped")
     why = ", ".join(listed(skipped, "reason"))
-    return [f"On a GPU: {MISSING}{why and f' ({why})'}."]
+    return [f"A GPU against a CPU, at equal work: {MISSING}{why and f' ({why})'}."]
 
 
 def finding_ties(results: Results) -> list[str]:
@@ -852,9 +838,9 @@ def finding_ties(results: Results) -> list[str]:
             tied = Counter(rows[0]["model"] for rows in ties)
             tied = ", ".join(f"{number} {model}" for model, number in sorted(tied.items()))
             lines.append(
-                f"{DATASETS[dataset]}, all {len(found)} settings: best on validation is"
-                f" {winner[0]['model']} ({describe(winner)}); {len(ties)} others are not shown to"
-                f" be worse{tied and f' ({tied})'}."
+                f"{DATASETS[dataset]}, {count(len(found), 'setting')}: best on validation is"
+                f" {winner[0]['model']} ({describe(winner)}); not shown to be worse:"
+                f" {tied or 'no other'}."
             )
     return lines
 
@@ -863,7 +849,9 @@ def finding_errors(results: Results) -> list[str]:
     parts = []
     for dataset in compared_datasets(results):
         runs = [row for row in best_of(results, dataset) if row["classes"]]
-        parts += [f"{DATASETS[dataset]} {mistaken(row, 3)}" for row in runs[:1]]
+        parts += [
+            f"{DATASETS[dataset]} (seed {row['seed']}) {mistaken(row, 3)}" for row in runs[:1]
+        ]
     found = "; ".join(parts) or MISSING
     return [f"Most frequent errors of the best, with their number of test images: {found}."]
 
@@ -877,10 +865,6 @@ def mistaken(row: dict, number: int) -> str:
 
 def class_names(row: dict) -> tuple[str, ...]:
     return CLOTHES if row["dataset"] == "fashion" else tuple("0123456789")
-
-
-def dead(row: dict) -> str:
-    return f"{1 - row['live_parameters'] / row['parameters']:.0%}"
 
 
 def finding_verdicts(results: Results) -> list[str]:
@@ -904,9 +888,11 @@ def best_table(results: Results) -> str:
             winner = best_of(results, dataset, model)
             used += winner
             work = flops(results, winner) if winner else math.nan
+            times = [clock(figure(winner) / 1e3) if winner else MISSING
+                     for figure in (milliseconds, testing)]  # fmt: skip
             lines.append([
                 DATASETS[dataset], model, describe(winner), str(len(winner)),
-                percent(winner) + collapsed(winner), *lasting(winner),
+                percent(winner) + collapsed(winner), *times,
                 MISSING if math.isnan(work) else f"{work / 1e6:.1f} M",
                 PUBLISHED.get((dataset, model), ""),
             ])  # fmt: skip
@@ -917,12 +903,6 @@ def best_table(results: Results) -> str:
     header += ["FLOPs of a test image", "Published (%)"]
     note = f"{uncertainty(used)} {machines(used)}. {PUBLISHED_SOURCE}" if used else PUBLISHED_SOURCE
     return table("The best of each model, chosen on validation", header, lines, note)
-
-
-def lasting(rows: list[dict]) -> list[str]:
-    """Training and testing time."""
-    times = [figure(rows) / 1e3 if rows else math.nan for figure in (milliseconds, testing)]
-    return [MISSING if math.isnan(time) else clock(time) for time in times]
 
 
 def flops(results: Results, rows: list[dict]) -> float:
@@ -995,7 +975,8 @@ def judge(differences: Iterable[Difference | None]) -> str:
     known = [each for each in differences if each]
     if not known:
         return UNMEASURED
-    if any(each.size < 0 and p < LEVEL for each, p in zip(known, adjust(known), strict=True)):
+    adjusted = holm([each.p for each in known])
+    if any(each.size < 0 and p < LEVEL for each, p in zip(known, adjusted, strict=True)):
         return CONTRADICTED
     shown = all(each and each.size > 0 and each.p < LEVEL for each in differences)
     return SUPPORTED if shown else UNRESOLVED
@@ -1023,7 +1004,8 @@ def lines_won(results: Results) -> tuple[str, str]:
 
     duels = [compare(best_at(line, "ResNet-18"), best_at(line, "ResNet-50")) for line in GRID]
     known = [each for each in duels if each]
-    won = [each.size > 0 for each, p in zip(known, adjust(known), strict=True) if p < LEVEL]
+    adjusted = holm([each.p for each in known])
+    won = [each.size > 0 for each, p in zip(known, adjusted, strict=True) if p < LEVEL]
     wins, losses, half = sum(won), len(won) - sum(won), len(GRID) / 2
     numbers = f"{wins} won, {losses} lost, {len(known) - len(won)} tied of {len(known)} measured"
     if not known:
@@ -1067,16 +1049,18 @@ def lower_on_fashion(results: Results) -> tuple[str, str]:
         return UNMEASURED, ""
     least = min(known, key=lambda name: known[name].size)
     above = sum(gap.size > 0 for gap in known.values())
-    numbers = f"above 0 in {above} of {count(len(gaps), 'setting')}; smallest: {known[least]}"
+    numbers = f"above 0 in {above} of {count(len(known), 'setting')}; smallest: {known[least]}"
     numbers += f" ({least})"
     return judge(gaps.values()), numbers
 
 
-def resnet_over_svm(results: Results, figure: Callable, *, timed: bool = True) -> dict[str, float]:
+def resnet_over_svm(
+    results: Results, figure: Callable, *, timed: bool = True, datasets: Iterable[str] = CLAIMED
+) -> dict[str, float]:
     """A figure of each best ResNet over that of the best SVM, where it is known; times of one
     machine only."""
     found = {}
-    for dataset, model in product(CLAIMED, COMPARED[1:]):
+    for dataset, model in product(datasets, COMPARED[1:]):
         resnet, svm = best_of(results, dataset, model), best_of(results, dataset, "SVM")
         if resnet and svm and (same_machine(resnet, svm) or not timed):
             ratio = figure(resnet) / figure(svm)
@@ -1109,11 +1093,9 @@ def svm_needs_less(results: Results) -> tuple[str, str]:
     weights = {row["arch"]: row["parameters"] for row in finished(results["devices"])}
 
     def stored(rows: list[dict]) -> float:
-        svm = rows[0]["model"] == "SVM"
-        vector = 784 + 8 * 9
-        return vector * average_of(rows, "support_vectors") if svm else (
-            4 * weights.get(rows[0]["arch"], math.nan)
-        )  # fmt: skip
+        if rows[0]["model"] == "SVM":
+            return (784 + 8 * 9) * average_of(rows, "support_vectors")
+        return 4 * weights.get(rows[0]["arch"], math.nan)
 
     ratios = {
         "time": resnet_over_svm(results, testing),
@@ -1217,8 +1199,7 @@ def pinning_keeps_accuracy(results: Results) -> tuple[str, str]:
     numbers = f"{same} of {count(len(pairs), 'pair')} with the same weights"
     if not pairs:
         return UNMEASURED, ""
-    found = adjust([compare([a], [b]) for a, b in pairs])
-    worse = any(p is not None and p < LEVEL for p in found)
+    worse = any(p < LEVEL for p in holm([on_one_split(*pair).p for pair in pairs]))
     return (SUPPORTED if same == len(pairs) else CONTRADICTED if worse else UNRESOLVED), numbers
 
 
@@ -1411,7 +1392,8 @@ def device_details(results: Results) -> list[str]:
             line += [average(runs, *how) for how in COSTS.values()]
             low = min(row["step_ms_min"] for row in runs)
             high = max(row["step_ms_max"] for row in runs)
-            lines.append([*line, f"{low:.2f} - {high:.2f}", dead(runs[0])])
+            dead = 1 - runs[0]["live_parameters"] / runs[0]["parameters"]
+            lines.append([*line, f"{low:.2f} - {high:.2f}", f"{dead:.0%}"])
         tables.append(table(f"Costs of training on {DATASETS[dataset]}", header, lines))
     return tables or [MISSING]
 
@@ -1425,7 +1407,9 @@ def best_svms(results: Results) -> list[str]:
         names = ("train_ms", "predict_time_ms", "support_vectors")
         training, testing, vectors = (average(rows, name) for name in names)
         text = f"of {count(len(found), 'setting')} the best on validation is {describe(rows)}, with"
-        text += f" {share_right(rows)}, {training} ms of training, {testing} ms of testing and"
+        mark = f" ({collapsed(rows).strip()})" if collapsed(rows) else ""
+        text += f" {percent(rows)} % of the test images right{mark},"
+        text += f" {training} ms of training, {testing} ms of testing and"
         text += f" {vectors} support vectors."
         lines.append(f"- {DATASETS[dataset]}: {text if rows else MISSING}")
     return ["\n".join(lines)]
@@ -1442,11 +1426,6 @@ def best_models(results: Results) -> list[str]:
     return ["\n".join(["```bash", *lines, "```"]) if lines else MISSING]
 
 
-def settings_tables(results: Results, file: str = "resnet") -> list[str]:
-    """For each data set every setting in a file beside the best one of all models."""
-    return [settings_table(results, dataset, file) for dataset in compared_datasets(results)]
-
-
 SETTING = {  # the columns that say what a setting is
     "svm": {"Kernel": "kernel"} | {name: name for name in SVM[1:]},
     "resnet": {
@@ -1457,20 +1436,24 @@ SETTING = {  # the columns that say what a setting is
 FIGURES = {"Training time (ms)": "train_ms", "Testing time (ms)": "predict_time_ms"}
 TOP_NOTE = (
     "The best is chosen on validation among all models of the data set. Top: that, or not shown to"
-    " be worse on the test images (a tie) or even better."
+    " be worse on the test images (a tie) or even better, on the seeds that all settings have."
 )
 GRAM_NOTE = (
-    " An SVM fitted in a grid has all of the Gram matrix that the grid shares in its training time;"
-    " one fitted alone stores none, and is done sooner."
+    " An SVM fitted in a grid has all of the inner products that the grid shares in its training"
+    " time; one fitted alone may compute only those that it needs."
 )
+
+
+def settings_tables(results: Results, file: str = "resnet") -> list[str]:
+    """For each data set every setting in a file beside the best one of all models."""
+    return [settings_table(results, dataset, file) for dataset in compared_datasets(results)]
 
 
 def settings_table(results: Results, dataset: str, file: str) -> str:
     found = settings(results, dataset)
-    beside = {id(rival.rows): beside_best(rival) for rival in rivals(found)[1]}
     figures = FIGURES | ({"Support vectors": "support_vectors"} if file == "svm" else {})
     lines = []
-    for rows in found:
+    for rows, cells in zip(found, beside_best(found), strict=True):
         if (rows[0]["model"] == "SVM") == (file == "svm"):
             factors = [rows[0][name] for name in SETTING[file].values()]
             line = [OPTIMIZERS.get(factor, plain(factor)) for factor in factors]
@@ -1478,7 +1461,7 @@ def settings_table(results: Results, dataset: str, file: str) -> str:
             line += [average(rows, name) for name in figures.values()]
             line += [percent(rows, "val_accuracy"), str(len(rows))]
             line += ["/".join(listed(rows, "threads"))]
-            lines.append(line + beside.get(id(rows), ["", "", "best"]))
+            lines.append(line + cells)
     header = [*SETTING[file], "Test accuracy (%)", *figures, "Validation accuracy (%)", "Seeds"]
     header += ["Threads", "Less the best (points)", "p, Holm", "Top"]
     every = select(results[file], dataset=dataset)
@@ -1489,15 +1472,6 @@ def settings_table(results: Results, dataset: str, file: str) -> str:
     note += f"\n\n{caption(finished(used), SCRIPTS[file], flags)}"
     title = f"{DATASETS[dataset]}, {models}: all settings"
     return table(title, header, lines, note + left_out(every, used))
-
-
-def beside_best(rival: Rival) -> list[str]:
-    if rival.difference is None:
-        return [MISSING, "", ""]
-    points = str(rival.difference).partition(" points")[0]
-    shown = rival.p < LEVEL
-    verdict = ("better" if rival.difference.size > 0 else "") if shown else "tie"
-    return [points, chance(rival.p), verdict]
 
 
 def failures(results: Results) -> list[str]:

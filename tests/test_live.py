@@ -139,35 +139,25 @@ def test_float32_evaluation_agrees_to_rounding(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arch", "limit", "epochs"), [("resnet18", None, 1), ("resnet50", 10_000, 3)]
-)
-def test_real_epochs_are_as_accurate_as_with_the_untouched_network(
-    real_data, capsys, arch, limit, epochs
-):
-    """FashionMNIST, three seeds: torchvision's network in float32 with plain Adam, and ours as
-    train_resnet.py runs it; the means of all epochs differ by less than 3 standard errors."""
+def test_a_real_epoch_is_as_accurate_as_with_the_untouched_network(real_data, capsys):
+    """FashionMNIST, one epoch, three seeds: torchvision's ResNet-18 in float32 with plain Adam, and
+    ours as train_resnet.py runs it; the means differ by less than 3 standard errors."""
     precision, _ = common.pick_precision(torch.device("cpu"), amp=True)
     accuracies = {"plain": [], "ours": []}
     for seed in range(3):
-        split = common.load_split("fashion", real_data, split_seed=seed, limit=limit)
-        plain = common.Classifier(build_network(arch, seed), split.scale, torch.float32)
-        ours = specialise(build_network(arch, seed))
+        split = common.load_split("fashion", real_data, split_seed=seed)
+        plain = common.Classifier(build_network("resnet18", seed), split.scale, torch.float32)
+        ours = specialise(build_network("resnet18", seed))
         ours = common.Classifier(ours, split.scale, precision)
         for name, model, adam in (
             ("plain", plain, torch.optim.Adam(plain.parameters(), 1e-3)),
             ("ours", ours, OPTIMIZERS["adam"](ours.parameters(), 1e-3, None)),
         ):
-            each = []
-            for _ in common.fit(
-                common.Trainer(model, adam), split.train, split.val, epochs=epochs, batch_size=32,
-                seed=seed,
-            ):  # fmt: skip
-                _, predictions = common.evaluate(model, split.test)
-                each.append(common.accuracy(predictions, split.test.labels))
-            accuracies[name].append(each)
+            trainer = common.Trainer(model, adam)
+            list(common.fit(trainer, split.train, split.val, epochs=1, batch_size=32, seed=seed))
+            _, predictions = common.evaluate(model, split.test)
+            accuracies[name].append(common.accuracy(predictions, split.test.labels))
     with capsys.disabled():
         print(accuracies)
-    means = {name: list(map(mean, runs)) for name, runs in accuracies.items()}
-    error = sum(variance(values) / len(values) for values in means.values()) ** 0.5
-    assert abs(mean(means["plain"]) - mean(means["ours"])) < 3 * error
+    error = sum(variance(values) / len(values) for values in accuracies.values()) ** 0.5
+    assert abs(mean(accuracies["plain"]) - mean(accuracies["ours"])) < 3 * error
