@@ -662,9 +662,10 @@ def uncertainty(rows: list[dict]) -> str:
     which = f"the n = {n}" if min(several) == len(seeds) else f"n = {n} of the"
     return (
         f"± is the sample standard deviation over {which} seeds {', '.join(seeds)}, which set"
-        " split, initial weights and batch order; brackets, where there is one seed only, the 95 %"
-        " Wilson interval of a single run."
-    )
+        " split, initial weights and batch order"
+        + ("; brackets, where there is one seed only, the 95 % Wilson interval of a single run."
+           if len(several) < len(runs) else ".")
+    )  # fmt: skip
 
 
 def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
