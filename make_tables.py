@@ -360,8 +360,8 @@ def same_machine(first: list[dict], second: list[dict]) -> bool:
 # --- statistics ----------------------------------------------------------------------------------
 
 LEVEL = 0.05  # of significance
-NOISE = 1.5  # training times within this factor of each other are a tie: so far equal work differs,
-TESTING_NOISE = 2.5  # and so far testing times, which are of seconds
+NOISE = 1.5  # training times within this factor are a tie, as those of equal work differ too
+TESTING_NOISE = 2.5  # likewise testing times, which are of seconds only and differ more
 
 
 def wilson_interval(p: float, n: float, z: float = 1.959964) -> tuple[float, float]:
@@ -683,8 +683,8 @@ def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
 
 
 def commands(rows: list[dict], script: str, flags: dict[str, str]) -> list[str]:
-    """What makes these rows: a line for the seeds that all settings have, and one for each setting
-    that has more; a single one, of all seeds, if they share none."""
+    """What makes these rows, and the rest of an incomplete grid: a line for the seeds that all
+    settings have, and one for each setting that has more; a single one if they share none."""
     names = [name for name in flags.values() if name not in ("seed", "epochs")]
     alike = groups(rows, names).values()
     shared = set.intersection(*({row["seed"] for row in each} for each in alike))
