@@ -4,36 +4,37 @@
     python train_resnet.py --dataset mnist fashion --opt sgd adam --lr 1e-3 1e-4 --epochs 3 5
 
 Without flags it trains ResNet-18 on MNIST: Adam, lr 1e-3, batch size 32, 5 epochs.
-Writes one row for each entry of --epochs to results/resnet.csv; what is there is not run again.
-train_time_ms covers the training steps and the making of their batches, summed over the epochs;
-not loading, warm-up and a CUDA graph's recording (warmup_time_ms), validation, or the test set
-(predict_time_ms). --cuda-graph and --concurrent have not been tried on a GPU yet.
+Writes one row for each entry of --epochs to results/resnet.csv; finished rows are skipped.
+train_time_ms covers the training steps and the making of their batches, summed over the epochs. It
+covers no loading, no validation and no test; predict_time_ms covers the prediction of all test
+images. training_flops is epochs x images x FLOPs of a forward and a backward pass.
 """
 
 import copy
-import hashlib
 import io
 import json
 from argparse import BooleanOptionalAction
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 import common
-from common import DATASETS, Classifier, Trainer, say, say_once
+from common import say, say_once
 
 ARCHITECTURES = {
     "resnet18": models.resnet18,
     "resnet34": models.resnet34,
     "resnet50": models.resnet50,
 }
+# make(parameters, lr, momentum). With weight decay (AdamW), taps that TrimmedConv2d leaves out
+# would shrink in torchvision's network and do not in ours.
 OPTIMIZERS = {
     "sgd": lambda parameters, lr, momentum: torch.optim.SGD(
         parameters, lr, momentum=momentum, fused=True
@@ -42,38 +43,7 @@ OPTIMIZERS = {
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One training, but for its number of epochs. Its fields are the row's key columns."""
-
-    dataset: str
-    limit: int | None
-    arch: str
-    optimizer: str
-    lr: float
-    momentum: float | None  # None: the optimizer has none
-    batch_size: int
-    pin_memory: str  # true, false, or n/a where the device has no use for it
-    amp: bool
-    precision: str
-    device: str
-    seed: int
-    split_seed: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.dataset} {self.arch} {self.optimizer} lr={self.lr} bs={self.batch_size}"
-            f" pin_memory={self.pin_memory} seed={self.seed} on {self.device}"
-        )
-
-
-KEY = (*(field.name for field in fields(Setting)), "epochs")
-COLUMNS = (
-    "status", "reason", *KEY, "n_train", "n_val", "n_test", "split_id",
-    "val_accuracy", "test_accuracy", "train_time_ms", "predict_time_ms",
-    "warmup_time_ms", "execution", "concurrent", "weights_sha256", "precision_reason", "history",
-    "test_classes", "test_errors", *common.ENVIRONMENT,
-)  # fmt: skip
+# --- the network ---------------------------------------------------------------------------------
 
 
 def build_network(arch: str, seed: int) -> nn.Module:
@@ -88,28 +58,50 @@ def build_network(arch: str, seed: int) -> nn.Module:
     return network
 
 
-def live_taps(size: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
-    """The range of a kernel's taps that meet a pixel, on a map of this size, at some place."""
-    places = (size + 2 * padding - kernel) // stride + 1
-    return max(0, padding - (places - 1) * stride), min(kernel, size + padding)
+@cache
+def network_costs(arch: str) -> dict[str, int]:
+    """Parameters of torchvision's network, those that ever meet a pixel, and FLOPs for one 1x28x28
+    image, 2 for each multiply-accumulate: forward, and in training, forward and backward."""
+    with torch.device("meta"):
+        network = build_network(arch, seed=0)
+        # Of two images: BatchNorm cannot train on one.
+        images, labels = torch.empty(2, 1, 28, 28), torch.empty(2, dtype=torch.long)
+    with FlopCounterMode(display=False) as forward:
+        loss = F.cross_entropy(network(images), labels)
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    count = lambda network: sum(each.numel() for each in network.parameters())  # noqa: E731
+    return {
+        "parameters": count(network),
+        "trimmed_parameters": count(trim_dead_taps(network)),
+        "forward_flops": forward.get_total_flops() // 2,
+        "training_flops": (forward.get_total_flops() + backward.get_total_flops()) // 2,
+    }
 
 
-class LiveConv2d(nn.Module):
+def reachable_taps(size: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """The range of a kernel's taps that meet a pixel, on a map of this size, at some position."""
+    positions = (size + 2 * padding - kernel) // stride + 1
+    return max(0, padding - (positions - 1) * stride), min(kernel, size + padding)
+
+
+class TrimmedConv2d(nn.Module):
     """A square convolution, without bias, on square maps of one size [n, channels, size, size].
 
     Its taps that only ever meet padding are left out: they add nothing to the output, and their
-    gradient is exactly zero, so that SGD and Adam (without weight decay) never change them. They
-    stay in self.initial, and in the state_dict, which is that of the nn.Conv2d. What is left of a
-    kernel is a matrix product where it is 1x1 or as large as the map."""
+    gradient is exactly zero, so that SGD and Adam without weight decay never change them. At 28x28
+    that is 8 of 9 taps in the last stage of a ResNet, whose maps are 1x1. They stay in
+    self.initial, and in the state_dict, which is that of the nn.Conv2d. What is left of a kernel is
+    a matrix product where it is 1x1 or as large as the map."""
 
     def __init__(self, conv: nn.Conv2d, size: int):
         super().__init__()
         (kernel, _), (self.stride, _), (padding, _) = conv.kernel_size, conv.stride, conv.padding
-        low, high = live_taps(size, kernel, self.stride, padding)
+        low, high = reachable_taps(size, kernel, self.stride, padding)
         self.size, self.kernel, self.padding = size, high - low, padding - low
-        self.live = (..., slice(low, high), slice(low, high))
+        self.taps = (..., slice(low, high), slice(low, high))
         self.register_buffer("initial", conv.weight.detach().clone(), persistent=False)
-        weight = self.initial[self.live].clone(memory_format=torch.channels_last)
+        weight = self.initial[self.taps].clone(memory_format=torch.channels_last)
         self.weight = nn.Parameter(weight)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -126,17 +118,18 @@ class LiveConv2d(nn.Module):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         weight = self.initial.clone()
-        weight[self.live] = self.weight.detach()
+        weight[self.taps] = self.weight.detach()
         destination[prefix + "weight"] = weight
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict[prefix + "weight"] = state_dict[prefix + "weight"][self.live]
+        self.initial.copy_(state_dict[prefix + "weight"])
+        state_dict[prefix + "weight"] = self.initial[self.taps]
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def specialise(network: nn.Module, size: int = common.SIZE) -> nn.Module:
-    """Put LiveConv2d in place of each convolution, for images [n, 1, size, size]: the same function
-    and the same training with less work."""
+def trim_dead_taps(network: nn.Module, size: int = common.SIZE) -> nn.Module:
+    """Put TrimmedConv2d in place of each convolution, for images [n, 1, size, size]: the same
+    function and the same training with less work."""
     sizes = {}
     probe = copy.deepcopy(network).eval()
     for name, module in probe.named_modules():
@@ -148,160 +141,158 @@ def specialise(network: nn.Module, size: int = common.SIZE) -> nn.Module:
         probe(network.conv1.weight.new_zeros(1, 1, size, size))
     for name, map_size in sizes.items():
         parent, _, child = name.rpartition(".")
-        live = LiveConv2d(network.get_submodule(name), map_size)
-        setattr(network.get_submodule(parent), child, live)
+        trimmed = TrimmedConv2d(network.get_submodule(name), map_size)
+        setattr(network.get_submodule(parent), child, trimmed)
     return network.to(memory_format=torch.channels_last)
 
 
-def build(setting: Setting, scale: tuple[float, float], *, cuda_graph: bool = False) -> Trainer:
-    """The model on its device, with its optimizer."""
-    network = specialise(build_network(setting.arch, setting.seed))
-    precision = getattr(torch, setting.precision)
-    model = Classifier(network, scale, precision).to(setting.device)
-    make_optimizer = OPTIMIZERS[setting.optimizer]
-    optimizer = make_optimizer(model.parameters(), setting.lr, setting.momentum)
-    for group in optimizer.param_groups:
-        group["capturable"] = cuda_graph  # without, Adam does not let itself be recorded
-    return Trainer(model, optimizer, cuda_graph=cuda_graph)
+# --- training ------------------------------------------------------------------------------------
 
 
-def time_steps(
-    setting: Setting, *, windows: int, steps: int, cuda_graph: bool = False
-) -> list[float]:
-    """common.time_steps with a model of this setting, which is then thrown away."""
-    return common.time_steps(
-        build(setting, (0.0, 255.0), cuda_graph=cuda_graph), batch_size=setting.batch_size,
-        pin_memory=setting.pin_memory == "true", windows=windows, steps=steps,
-    )  # fmt: skip
+def build(row: dict, scale: tuple[float, float]):
+    """The model of a row on its device, and its optimizer."""
+    network = trim_dead_taps(build_network(row["arch"], row["seed"]))
+    model = common.Classifier(network, scale, getattr(torch, row["precision"])).to(row["device"])
+    return model, OPTIMIZERS[row["optimizer"]](model.parameters(), row["lr"], row["momentum"])
 
 
-def train(
-    setting: Setting, epochs: list[int], split: common.Split, *, save_dir: Path | None = None,
-    checkpoint: Path | None = None, cuda_graph: bool = False, concurrent: int = 1,
-) -> Iterator[dict | None]:  # fmt: skip
-    """Train once, to the largest of epochs, and yield a row at each; go on from a checkpoint. Of
-    several concurrent trainings each yields None after each step, for the others to take turns."""
-    device = torch.device(setting.device)
-    trainer = build(setting, split.scale, cuda_graph=cuda_graph)
-    if checkpoint is not None:
-        checkpoint = common.Checkpoint(
-            checkpoint, identity(setting, split, cuda_graph), min(epochs)
-        )
-    history = []
-    for epoch in common.fit(
-        trainer, split.train, split.val, epochs=max(epochs), seed=setting.seed,
-        batch_size=setting.batch_size, pin_memory=setting.pin_memory == "true", label=setting.arch,
-        checkpoint=checkpoint, pauses=concurrent > 1,
+def train(rows: list[dict], args, *, resumable: bool = True) -> Iterator[dict]:
+    """Train once, to the largest epochs of rows that differ in nothing else; yield each completed.
+    With resumable, keep checkpoints and go on from one."""
+    by_epochs = {row["epochs"]: row for row in rows}
+    first, device = rows[0], torch.device(rows[0]["device"])
+    split = common.load_split(
+        first["dataset"], args.data_dir, split_seed=first["split_seed"], limit=first["limit"]
+    )
+    model, optimizer = build(first, split.scale)
+    path = file_of(args.results_dir / ".checkpoints", first | {"epochs": max(by_epochs)})
+    for history in common.fit(
+        model, optimizer, split.train, split.val, epochs=list(by_epochs), seed=first["seed"],
+        batch_size=first["batch_size"], pin_memory=first["pin_memory"] == "true",
+        label=common.label(first),
+        checkpoint=common.Checkpoint(path, identity(first, split)) if resumable else None,
     ):  # fmt: skip
-        if epoch is None:
-            yield None
-            continue
-        history.append(epoch)
-        say(("" if concurrent == 1 else str(setting)) + describe(epoch, of=max(epochs)))
-        if epoch.number not in epochs:
-            continue
-        start = common.clock(device)
-        _, predictions = common.evaluate(trainer.model, split.test)
-        predict_time_ms = 1e3 * (common.clock(device) - start)
-        network = trainer.model.network
-        row = asdict(setting) | {"epochs": epoch.number}
-        if save_dir is not None:
-            save_model(model_path(save_dir, row), network)
-        yield row | {
-            "n_train": len(split.train.labels),
-            "n_val": len(split.val.labels),
-            "n_test": len(split.test.labels),
-            "split_id": split.split_id,
-            "val_accuracy": epoch.val_accuracy,
-            **common.outcome(predictions, split.test.labels),
-            "train_time_ms": sum(past.train_time_ms for past in history),
-            "predict_time_ms": predict_time_ms,
-            "warmup_time_ms": trainer.warmup_time_ms,
-            "execution": trainer.execution,
-            "concurrent": concurrent,
-            "history": json.dumps([asdict(past) for past in history]),
-            "weights_sha256": common.sha256(*network.state_dict().values()),
-            "precision_reason": common.pick_precision(device, setting.amp)[1],
-        }
+        say(f"{common.label(first)}{describe(history[-1], of=max(by_epochs))}")
+        if row := by_epochs.get(len(history)):
+            start = common.synchronized_time(device)
+            _, predictions = common.evaluate(model, split.test)
+            predict_time_ms = 1e3 * (common.synchronized_time(device) - start)
+            if args.save_model is not None:
+                save_model(file_of(args.save_model, row), model)
+            yield row | {
+                "n_train": len(split.train.labels),
+                "n_val": len(split.val.labels),
+                "n_test": len(split.test.labels),
+                "val_accuracy": history[-1]["val_accuracy"],
+                **common.test_columns(predictions, split.test.labels),
+                "train_time_ms": sum(epoch["train_time_ms"] for epoch in history),
+                "predict_time_ms": predict_time_ms,
+                "training_flops": len(history) * len(split.train.labels)
+                * network_costs(row["arch"])["training_flops"],
+                "precision_reason": common.pick_precision(device, row["amp"] == "true")[1],
+                "split_id": split.split_id,
+                "weights_sha256": common.sha256(*model.network.state_dict().values()),
+                "history": json.dumps(history),
+            }  # fmt: skip
 
 
-@cache
-def code_digest() -> str:
-    """Of the code that a training runs."""
-    code = b"".join(Path(name).read_bytes() for name in (common.__file__, __file__))
-    return hashlib.sha256(code).hexdigest()[:12]
-
-
-def identity(setting: Setting, split: common.Split, cuda_graph: bool) -> dict[str, str]:
-    """All that a training's bits depend on, but for the number of epochs."""
-    where = common.environment(setting.device)
-    names = ("device_name", "cpu_name", "threads", "torch")
-    values = asdict(setting) | {"cuda_graph": cuda_graph}
-    values |= {"split_id": split.split_id, "code": code_digest()}
-    values |= {name: where[name] for name in names}
-    return {name: common.to_text(value) for name, value in values.items()}
-
-
-def describe(epoch: common.Epoch, of: int) -> str:
+def describe(epoch: dict, of: int) -> str:
     """One line of a log."""
     return (
-        f"  epoch {epoch.number}/{of}:"
-        f" train loss {epoch.train_loss:.4f}, accuracy {epoch.train_accuracy:.4f};"
-        f" val loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.4f};"
-        f" {common.format_time(epoch.train_time_ms / 1e3)}"
+        f" epoch {epoch['number']}/{of}:"
+        f" train loss {epoch['train_loss']:.4f}, accuracy {epoch['train_accuracy']:.4f};"
+        f" val loss {epoch['val_loss']:.4f}, accuracy {epoch['val_accuracy']:.4f};"
+        f" {common.format_duration(epoch['train_time_ms'] / 1e3)}"
     )
 
 
-def model_path(folder: Path, row: dict) -> Path:
-    """Where --save-model puts a row's weights; without epochs, where a training's state goes."""
-    texts = common.row_key(row, [name for name in KEY if name in row])
-    return folder / ("-".join(filter(None, texts)).replace("/", "_") + ".pt")
+def identity(row: dict, split: common.Split) -> str:
+    """All that a training's bits depend on, but for the number of epochs."""
+    where = common.environment(torch.device(row["device"]))
+    names = ("device_name", "cpu_name", "threads", "torch")
+    values = row | {name: where[name] for name in names}
+    return str(values | {"epochs": 0, "split": split.split_id, "code": common.code_digest()})
 
 
-def save_model(path: Path, network: nn.Module) -> None:
-    """Write weights that a plain torchvision network loads."""
-    weights = io.BytesIO()
-    torch.save(
-        {name: value.cpu().contiguous() for name, value in network.state_dict().items()}, weights
-    )
-    with common.locked(path.parent):
-        common.write_file(path, weights.getvalue())
+def file_of(folder: Path, row: dict) -> Path:
+    """The file of a row's model or checkpoint, named by the row's key."""
+    values = [row[name] for name in common.key_columns("resnet") if row[name] is not None]
+    return folder / ("-".join(map(str, values)).replace("/", "_") + ".pt")
 
 
-def grid(args, device: torch.device, pin_memory: list[str]) -> list[Setting]:
-    """All trainings that the flags ask for on a device."""
-    factors = common.combinations(
-        dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
-        optimizer=args.opt, lr=args.lr, pin_memory=pin_memory,
-    )  # fmt: skip
-    precision, _ = common.pick_precision(device, args.amp)
-    return [
-        Setting(
-            **values,
-            limit=args.limit,
-            momentum=args.momentum if values["optimizer"] == "sgd" else None,
-            amp=args.amp,
-            precision=str(precision).removeprefix("torch."),
-            device=device.type,
-            split_seed=values["seed"] if args.split_seed is None else args.split_seed,
-        )
-        for values in factors
-    ]
+def save_model(path: Path, model: common.Classifier) -> None:
+    """Write the weights, which torchvision's network loads, and the pixels' mean and deviation."""
+    weights = {name: v.cpu().contiguous() for name, v in model.network.state_dict().items()}
+    mean, std = model.scale
+    file = io.BytesIO()
+    torch.save({"weights": weights, "mean": mean, "std": std}, file)
+    common.write_file(path, file.getvalue())
+    say(f"saved {path}")
+
+
+def time_steps(row: dict, *, windows: int, steps: int) -> list[float]:
+    """Train a model to throw away on random images: for each window the mean ms of a step. The
+    first window, a warm-up of 3 steps, is left out."""
+    model, optimizer = build(row, (0.0, 255.0))
+    scaler = torch.amp.GradScaler(row["device"], enabled=model.precision == torch.float16)
+    generator = torch.Generator().manual_seed(0)
+    shape = (row["batch_size"], common.SIZE, common.SIZE)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    part = common.Part(images, torch.arange(row["batch_size"]) % common.CLASSES)
+    times = []
+    for count in (3, *[steps] * windows):
+        start = common.synchronized_time(torch.device(row["device"]))
+        common.train_epoch(
+            model, optimizer, scaler, part, torch.arange(row["batch_size"]).repeat(count),
+            row["batch_size"], pin_memory=row["pin_memory"] == "true", label="steps",
+        )  # fmt: skip
+        times.append(1e3 * (common.synchronized_time(torch.device(row["device"])) - start) / count)
+    return times[1:]
 
 
 @cache
-def step_seconds(setting: Setting) -> float:
+def step_seconds(arch: str, optimizer: str, batch_size: int, precision: str, device: str) -> float:
     """Measured time of a training step, the median of three windows."""
-    return median(time_steps(setting, windows=3, steps=3)) / 1e3
+    row = {"arch": arch, "optimizer": optimizer, "batch_size": batch_size, "precision": precision}
+    row |= {"device": device, "pin_memory": "n/a", "lr": 1e-3, "momentum": 0.9, "seed": 0}
+    return median(time_steps(row, windows=3, steps=3)) / 1e3
 
 
-def estimate_seconds(setting: Setting, epochs: list[int]) -> float:
+def estimate_seconds(rows: list[dict]) -> float:
     """About how long a training takes, from a few steps on this machine; evaluating an image is
     taken as a third of training on it."""
-    n_train, n_val, n_test = common.part_sizes(setting.limit or DATASETS[setting.dataset].size)
-    images = max(epochs) * (n_train + n_val / 3) + len(epochs) * n_test / 3
-    alike = replace(setting, dataset="", limit=None, lr=1e-3, seed=0, split_seed=0)
-    return step_seconds(alike) * images / setting.batch_size
+    row, epochs = rows[0], max(row["epochs"] for row in rows)
+    total = row["limit"] or common.DATASETS[row["dataset"]].size
+    n_train, n_val, n_test = common.part_sizes(total)
+    images = epochs * (n_train + n_val / 3) + len(rows) * n_test / 3
+    names = ("arch", "optimizer", "batch_size", "precision", "device")
+    return step_seconds(*(row[name] for name in names)) * images / row["batch_size"]
+
+
+# --- command line --------------------------------------------------------------------------------
+
+
+def grid(args, device: torch.device) -> list[list[dict]]:
+    """The rows of all trainings that the flags ask for on a device, a list for each training."""
+    if device.type != "cuda":  # there is nothing to copy from page-locked memory
+        args.pin_memory = ["n/a"]
+    precision, _ = common.pick_precision(device, args.amp)
+    constant = {
+        "limit": args.limit,
+        "amp": str(args.amp).lower(),
+        "precision": str(precision).removeprefix("torch."),
+        "device": device.type,
+    }
+    jobs = []
+    for values in common.combinations(
+        dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
+        optimizer=args.opt, lr=args.lr, pin_memory=args.pin_memory,
+    ):  # fmt: skip
+        values |= constant
+        values["momentum"] = args.momentum if values["optimizer"] == "sgd" else None
+        values["split_seed"] = values["seed"] if args.split_seed is None else args.split_seed
+        jobs.append([values | {"epochs": epochs} for epochs in sorted(set(args.epochs))])
+    return jobs
 
 
 def make_parser(doc: str):
@@ -309,51 +300,35 @@ def make_parser(doc: str):
     parser = common.make_parser(doc)
     # fmt: off
     group = parser.add_argument_group("factors, each with one or more values")
-    group.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"])
-    group.add_argument("--opt", nargs="+", choices=OPTIMIZERS, default=["adam"])
+    group.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"],
+                       help="network")
+    group.add_argument("--opt", "--optimizer", nargs="+", choices=OPTIMIZERS, default=["adam"],
+                       help="optimizer")
     group.add_argument("--lr", nargs="+", default=[1e-3], metavar="LR",
                        type=common.number(float, low=0, above=True), help="learning rate")
-    group.add_argument("--bs", nargs="+", type=common.number(int, low=2, high=10_000),
-                       default=[32], metavar="N", help="batch size")
+    group.add_argument("--bs", "--batch-size", nargs="+", default=[32], metavar="N",
+                       type=common.number(int, low=2, high=10_000), help="batch size")
     group.add_argument("--epochs", nargs="+", type=common.number(int, low=1), default=[5],
                        metavar="N", help="3 5 is one training and two rows")
     parser.add_argument("--amp", action=BooleanOptionalAction, default=True,
                         help="bf16 or fp16 where the device is made for it")
     parser.add_argument("--momentum", type=common.number(float, low=0, high=1), default=0.9,
                         metavar="M", help="of SGD")
-    parser.add_argument("--cuda-graph", action="store_true",
-                        help="on a GPU, record a training step once and replay it; not tried yet")
     # fmt: on
     return parser
-
-
-def make_streams(args, device: str, count: int = 1) -> list:
-    """CUDA streams for trainings that need one of their own."""
-    if device != "cuda" or not (args.cuda_graph or count > 1):
-        return []
-    return [torch.cuda.Stream() for _ in range(count)]
 
 
 def parse_args(argv: list[str] | None = None):
     parser = make_parser(__doc__)
     # fmt: off
     parser.add_argument("--pin-memory", nargs="+", choices=["true", "false"], default=["true"],
-                        help="a factor too: copy batches to a GPU from page-locked memory")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
-    parser.add_argument("--concurrent", type=common.number(int, low=1, high=32), default=1,
-                        metavar="K", help="trainings that take turns, each on a stream of its own, "
-                        "to share a GPU; tables leave their times out; not tried yet")
+                        help="a factor: copy batches to a GPU from page-locked memory")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
+                        help="auto is the first usable one of cuda, mps and cpu")
     parser.add_argument("--save-model", type=Path, metavar="DIR",
                         help="write the weights of each row")
     # fmt: on
     return common.parse(parser, argv)
-
-
-def summary(row: dict) -> str:
-    return (
-        f"  after epoch {row['epochs']}: validation {row['val_accuracy']:.2%}, test"
-        f" {row['test_accuracy']:.2%}, trained in {common.format_time(row['train_time_ms'] / 1e3)}"
-    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -361,42 +336,16 @@ def main(argv: list[str] | None = None) -> int:
     device = common.pick_device(args.device)
     precision, reason = common.pick_precision(device, args.amp)
     say_once(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
-    if device.type != "cuda":
-        args.pin_memory = ["n/a"]
-        say_once(f"pin_memory has nothing to do on {device}: its rows say n/a")
-        if args.cuda_graph:
-            common.fail(f"--cuda-graph: {device} has no CUDA graphs; leave it out")
     if args.save_model is not None and not args.dry_run:
         common.check_writable(args.save_model, "--save-model")
 
-    streams = make_streams(args, device.type, args.concurrent)
+    def lacks_model(row: dict) -> bool:
+        path = args.save_model and file_of(args.save_model, row)
+        return path is not None and not (path.exists() and path.stat().st_size)
 
-    def job(setting: Setting) -> common.Job:
-        checkpoint = model_path(args.results_dir / ".checkpoints", asdict(setting))
-
-        def run(rows: list[dict]) -> Iterator[dict]:
-            epochs, split = [row["epochs"] for row in rows], common.split_of(setting, args.data_dir)
-            return common.on_stream(streams, train(
-                setting, epochs, split, save_dir=args.save_model, checkpoint=checkpoint,
-                cuda_graph=args.cuda_graph, concurrent=args.concurrent,
-            ))  # fmt: skip
-
-        return common.Job(
-            name=str(setting),
-            rows=[asdict(setting) | {"epochs": epochs} for epochs in sorted(set(args.epochs))],
-            estimate=lambda rows: estimate_seconds(setting, [row["epochs"] for row in rows]),
-            run=run,
-            checkpoint=checkpoint,
-        )
-
-    def unsaved(row: dict) -> bool:
-        return args.save_model is not None and not model_path(args.save_model, row).exists()
-
-    jobs = [job(setting) for setting in grid(args, device, args.pin_memory)]
-    path = args.results_dir / "resnet.csv"
-    return common.run_jobs(
-        args, jobs, path, columns=COLUMNS, key=KEY, summary=summary, main=main, again=unsaved,
-        at_once=args.concurrent,
+    return common.run_grid(
+        args, "resnet", grid(args, device), partial(train, args=args), estimate_seconds,
+        again=lacks_model,
     )  # fmt: skip
 
 

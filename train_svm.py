@@ -1,50 +1,113 @@
 """Train support vector machines on pixels / 255; several values of a flag make a grid.
 
     python train_svm.py --dataset mnist fashion
-    python train_svm.py --kernel rbf --C 1 10 --gamma scale 0.01 --train-size 10000
+    python train_svm.py --kernel rbf --C 1 10 --gamma scale 0.01
     python train_svm.py --kernel rbf --C 1 --gamma scale --solver sklearn
 
-Writes a row for each setting to results/svm.csv; what is there is not run again. Without flags it
-runs 24 settings: C 0.1 and 1, gamma scale, auto, 0.01 and 0.1, and for poly degree 2 and 3.
-fit_time_ms and predict_time_ms (all test images) cover nothing but fit and predict. shared_time_ms
-is that of the inner products of the training images, computed once for all settings of a data set
-if there are more than a few: such a row's setting took shared_time_ms + fit_time_ms by itself.
+Without flags it runs 24 settings: C 0.1 and 1, gamma scale, auto, 0.01 and 0.1, and for poly degree
+2 and 3. Writes one row for each setting to results/svm.csv; finished rows are skipped. fit_time_ms
+and predict_time_ms (all test images) cover nothing but fit and predict. training_flops is
+2 x features x kernel values computed in the fit, and those of its Cholesky factors.
 """
 
 import math
-import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from itertools import combinations, combinations_with_replacement
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import combinations, count
 from numbers import Real
-from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import _ovr_decision_function, check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
+from tqdm import tqdm
 
 import common
-from common import say
 
-KERNELS = {"poly": ("C", "gamma", "degree", "coef0"), "rbf": ("C", "gamma")}
-SOLVERS = ("gram", "sklearn")
-ROWS = 1000  # images whose kernel values are computed at once
-VIOLATING = 600  # variables in a working set, if no more than half as many are between the bounds
-LARGEST = 3000  # working set: its kernel matrix takes 72 MB in each thread
-AT_ONCE = 100  # columns of the kernel matrix computed in one go: more would leave the cache
-SMO_STEPS = 10  # at most, for each variable of a working set
-NEWTON_SIZE, NEWTON_STEPS = 1500, 3  # variables and steps at most, in one round
-MAX_ROUNDS = 10_000
-STORE_ABOVE = 3  # settings of one data set that share inner products: fewer do not gain by storing
+# --- kernels -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of numbers [n, features], ready for kernels.
+
+    values are float64; or bytes x as x - 128, int8 or float32, whose inner products are exact.
+    squares [n] are the values' squared lengths. offsets [n] make products of bytes whole again:
+    x y = (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
+
+    values: Tensor
+    squares: Tensor
+    offsets: Tensor | None = None
+
+    def __getitem__(self, at: Tensor | slice) -> "Rows":
+        offsets = None if self.offsets is None else self.offsets[at]
+        return Rows(self.values[at], self.squares[at], offsets)
+
+    def multiply(self, others: "Rows") -> Tensor:
+        """Inner products of the values [rows, others], of bytes int32."""
+        if self.values.dtype == torch.int8:
+            return torch._int_mm(self.values, others.values.T)
+        products = self.values @ others.values.T
+        return products if self.offsets is None else products.int()
+
+    def products(self, others: "Rows") -> Tensor:
+        """Inner products [rows, others], float64."""
+        products = self.multiply(others)
+        if self.offsets is not None:
+            products.add_(self.offsets[:, None]).add_(others.offsets)
+        return products.double()
+
+    def square_distances(self, others: "Rows") -> Tensor:
+        """Squared distances [rows, others], float64 or, of bytes, int32; no shift changes them."""
+        products = self.multiply(others).mul_(-2)
+        return products.add_(self.squares[:, None]).add_(others.squares).clamp_(min=0)
+
+
+def rbf(rows: Rows, others: Rows, svm) -> Tensor:
+    """exp(-gamma |a - b|^2) of all rows a and others b, float64."""
+    gamma = torch.tensor(-svm.gamma_, dtype=torch.float64)
+    return rows.square_distances(others).mul(gamma).exp_()
+
+
+def poly(rows: Rows, others: Rows, svm) -> Tensor:
+    """(gamma a b + coef0)^degree of all rows a and others b, float64."""
+    return rows.products(others).mul_(svm.gamma_).add_(svm.coef0).pow_(svm.degree)
+
+
+KERNELS = {"poly": (poly, ("degree", "coef0")), "rbf": (rbf, ())}  # and their own parameters
+
+
+def multiplies_bytes() -> bool:
+    """Whether this CPU has AVX512-VNNI, which multiplies int8 4 times as fast as float32."""
+    return torch.cpu._is_vnni_supported()
+
+
+def are_bytes(X: np.ndarray) -> bool:
+    """Whether X holds whole numbers from 0 to 255, few enough in a row for exact sums."""
+    # PyTorch 2.11 multiplies a single column wrong.
+    if not 2 <= X.shape[1] < (2**31 / 255**2 if multiplies_bytes() else 2**24 / 128**2):
+        return False
+    return X.dtype == np.uint8 or bool(X.min() >= 0 and X.max() <= 255 and (X.round() == X).all())
+
+
+def make_rows(X: np.ndarray, shift: np.ndarray | None) -> Rows:
+    """X as bytes; with a shift [features], as float64 less the shift."""
+    if shift is not None:
+        values = torch.from_numpy(X.astype(np.float64) - shift)
+        return Rows(values, values.square().sum(1))
+    pixels = torch.from_numpy(X.astype(np.uint8))
+    values = (pixels ^ 128).view(torch.int8)
+    squares = torch.cat([part.int().square().sum(1) for part in values.split(1000)]).int()
+    offsets = 128 * pixels.sum(1, dtype=torch.int32) - 2**13 * X.shape[1]
+    return Rows(values if multiplies_bytes() else values.float(), squares, offsets)
 
 
 # --- the solver ----------------------------------------------------------------------------------
@@ -64,129 +127,13 @@ STORE_ABOVE = 3  # settings of one data set that share inner products: fewer do 
 #      steps, where the kernel matrix is ill-conditioned.
 # Only columns of the kernel matrix whose variable has changed are ever computed in full.
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of float32 or float64 numbers [n, features]; or of bytes x as int8, x - 128, with int32
-    offsets [n] that make inner products whole again:
-    x y = (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
-
-    values: Tensor
-    offsets: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, at: Tensor | slice) -> "Rows":
-        return Rows(self.values[at], None if self.offsets is None else self.offsets[at])
-
-    def floats(self) -> Tensor:
-        return self.values if self.offsets is None else self.values.float() + 128
-
-    def products(self, others: "Rows") -> Tensor:
-        """Inner products [rows, others], of bytes int32."""
-        if self.offsets is not None and others.offsets is not None:
-            products = torch._int_mm(self.values, others.values.T)
-            return products.add_(self.offsets[:, None]).add_(others.offsets)
-        mine, theirs = self.floats(), others.floats()
-        exact = torch.promote_types(mine.dtype, theirs.dtype)
-        return mine.to(exact) @ theirs.to(exact).T
-
-    def square_norms(self) -> Tensor:
-        """Squared length of each row, float64."""
-        parts = (self[start : start + ROWS] for start in range(0, len(self), ROWS))
-        return torch.cat([part.floats().double().square().sum(1) for part in parts])
-
-
-def multiplies_bytes(device: str) -> bool:
-    """Whether PyTorch multiplies int8 on this device faster than floats, and right: a CPU with
-    AVX512-VNNI does (4 times as fast as float32, where it was measured)."""
-    return torch.device(device).type == "cpu" and torch.cpu._is_vnni_supported()
-
-
-def as_rows(X: np.ndarray, device: str = "cpu") -> Rows:
-    """X as bytes, if it holds nothing else and the device is good at them; as float32 if it holds
-    integers up to 256 in magnitude only; else as float64."""
-    whole = X.dtype == np.uint8 or (np.round(X) == X).all()
-    if whole and X.min() >= 0 and X.max() <= 255 and multiplies_bytes(device):
-        pixels, features = torch.from_numpy(X.astype(np.uint8)), X.shape[1]
-        # PyTorch 2.11 multiplies a single column wrong; more than the upper bound may overflow.
-        if 2 <= features < 2**31 / 255**2:
-            offsets = 128 * pixels.sum(1, dtype=torch.int32) - 2**13 * features
-            return Rows((pixels ^ 128).view(torch.int8), offsets)
-    small = whole and np.abs(X).max() <= 256
-    return Rows(torch.from_numpy(X.astype(np.float32 if small else np.float64)).to(device))
-
-
-class Gram:
-    """Training rows sorted by class, and their inner products: all of them are stored if they take
-    no more than memory_limit bytes (half of what is free by default), else they are computed where
-    they are needed. So they are for a single fit (not shared) to bytes, which is then done sooner.
-
-    X is [n, features] of any number type, y any n labels. Products of bytes are exact int32
-    numbers; those of integers up to 256 in magnitude are summed in float32, which is exact up to
-    2^24; all else is float64."""
-
-    def __init__(
-        self, X, y, *, device: str = "cpu", memory_limit: float | None = None, shared: bool = True
-    ):
-        self.classes, labels = np.unique(y, return_inverse=True)
-        self.order = np.argsort(labels, kind="stable")
-        self.starts = np.searchsorted(labels[self.order], np.arange(len(self.classes) + 1))
-        self.rows = as_rows(np.asarray(X)[self.order], device)
-        self.squares = self.rows.square_norms()
-        limit = free_memory(device) / 2 if memory_limit is None else memory_limit
-        self.bytes = len(self.rows) ** 2 * self.rows[:0].floats().element_size()
-        stored = self.bytes <= limit and (shared or self.rows.offsets is None)
-        self.matrix = symmetric_product(self.rows) if stored else None
-
-    def products(self, rows: Tensor, columns: Tensor | slice) -> Tensor:
-        """Inner products of some rows with others, float64 [rows, columns]."""
-        if self.matrix is None:
-            return self.rows[rows].products(self.rows[columns]).double()
-        if isinstance(columns, slice):
-            return self.matrix[:, columns][rows].double()
-        return self.matrix[rows[:, None], columns].double()
-
-
-def symmetric_product(rows: Rows) -> Tensor:
-    """The inner products of all rows, of which half are computed and half copied."""
-    matrix = rows[:1].products(rows[:1]).new_empty(len(rows), len(rows))
-    blocks = [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
-    for first, second in combinations_with_replacement(blocks, 2):
-        products = rows[first].products(rows[second])
-        matrix[first, second], matrix[second, first] = products, products.T
-    return matrix
-
-
-def free_memory(device: str) -> float:
-    """Bytes that can be had on a GPU, or in this process on Linux and in its container; elsewhere
-    half of what the machine has."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
-        limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
-        if limit.exists() and limit.read_text().strip() != "max":
-            free = min(free, int(limit.read_text()) - int(used.read_text()))
-        return free
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-
-
-def rbf(products: Tensor, row_squares: Tensor, column_squares: Tensor, svm) -> Tensor:
-    """exp(-gamma |a - b|^2) of all rows a and b, in place of their inner products."""
-    negative = products.mul_(2).sub_(row_squares[:, None]).sub_(column_squares).clamp_(max=0)
-    return negative.mul_(svm.gamma_).exp_()
-
-
-def poly(products: Tensor, row_squares: Tensor, column_squares: Tensor, svm) -> Tensor:
-    """(gamma a b + coef0)^degree, in place of inner products."""
-    return products.mul_(svm.gamma_).add_(svm.coef0).pow_(svm.degree)
-
-
-KERNEL_FUNCTIONS = {"poly": poly, "rbf": rbf}
+VIOLATING = 600  # variables in a working set, if no more than half as many are between the bounds
+LARGEST = 3000  # working set: its kernel matrix takes 72 MB in each thread
+AT_ONCE = 100  # columns of the kernel matrix computed in one go: more would leave the cache
+SMO_STEPS = 10  # at most, for each variable of a working set
+NEWTON_SIZE, NEWTON_STEPS = 1500, 3  # variables and steps at most, in one round
+PATIENCE = 100  # rounds in which the objective must grow by 1e-4: rounding of huge kernel values
+#                 can keep a solution from reaching tol
 
 
 def smo(kernel, gradient, beta, low, high, tol: float, limit: int) -> int:
@@ -223,6 +170,8 @@ def newton(kernel, gradient, beta, low, high, ridge: float, limit: int) -> int:
     their sum constant; returns the number of steps. A step that would leave the bounds is cut short
     or projected, whichever gains more. All arrays are float64 [n]."""
     kernel = torch.from_numpy(kernel)
+    # Below this ridge, rounding would make the factor of an ill-conditioned matrix fail.
+    ridge = max(ridge, 1e-15 * len(beta) * kernel.diagonal().max().item())
     for step in range(limit):
         free = np.flatnonzero((beta > low) & (beta < high))
         if len(free) < 2:
@@ -296,75 +245,96 @@ def working_set(gradient, beta, low, high):
 
 @dataclass(frozen=True)
 class Solution:
-    """Of one two-class problem: signed coefficients float64 [n], intercept, steps taken, and by how
-    much optimality is still violated."""
+    """Of one two-class problem: signed coefficients float64 [n], intercept, steps taken, by how
+    much optimality is still violated, kernel values computed and FLOPs of Cholesky factors."""
 
     beta: np.ndarray
     intercept: float
     steps: int
     violation: float
+    kernel_values: int
+    factor_flops: float
 
 
 def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> Solution:
     """Solve a two-class problem. signs is +-1, float64 [n]; matrix(w) is the kernel matrix of the
-    variables w, and product(w, values) [n] the kernel's columns w times values."""
-    beta, gradient, steps = np.zeros(len(signs)), signs.copy(), 0
+    variables w, and product(w, values) [n] the kernel's columns w times values. Raises
+    FloatingPointError if kernel values are not finite."""
+    beta, gradient = np.zeros(len(signs)), signs.copy()
     low, high = np.minimum(0, C * signs), np.maximum(0, C * signs)
+    steps = kernel_values = factor_flops = 0
 
     def improve(w, method: Callable, *limits) -> int:
-        part = [values[w] for values in (gradient, beta, low, high)]
-        count = method(matrix(w), *part, *limits)
+        nonlocal kernel_values
+        part, kernel = [values[w] for values in (gradient, beta, low, high)], matrix(w)
+        if not math.isfinite(kernel.sum()):
+            raise FloatingPointError(
+                "kernel values are not finite; use a smaller gamma, degree or coef0, or scale data"
+            )
+        taken = method(kernel, *part, *limits)
         change = part[1] - beta[w]
         moved = change != 0
+        kernel_values += len(w) ** 2
         if len(w) < len(signs):
             gradient[:] -= product(w[moved], change[moved])
+            kernel_values += np.count_nonzero(moved) * len(signs)
         gradient[w], beta[w] = part[:2]
-        return count
+        return taken
 
-    for _ in range(MAX_ROUNDS):
+    last = -math.inf
+    for number in count():
         top = gradient[beta < high].max(initial=-math.inf)
         bottom = gradient[beta > low].min(initial=math.inf)
         if top - bottom <= tol:
             break
+        if number % PATIENCE == 0:
+            objective = beta @ (signs + gradient) / 2
+            if objective <= 1.0001 * last:
+                break
+            last = objective
         w = working_set(gradient, beta, low, high)
         goal = tol / 2 if len(w) == len(signs) else max((top - bottom) / 10, tol / 2)
         steps += improve(w, smo, goal, SMO_STEPS * len(w))
         free = np.flatnonzero((beta > low) & (beta < high))
         if 1 < len(free) <= NEWTON_SIZE:
             # This ridge changes no gradient by more than a hundredth of tol.
-            steps += improve(free, newton, tol / (100 * C), NEWTON_STEPS)
+            factors = improve(free, newton, tol / (100 * C), NEWTON_STEPS)
+            steps += factors
+            factor_flops += factors * len(free) ** 3 / 3
     free = (beta > low) & (beta < high)
     intercept = gradient[free].mean() if free.any() else (top + bottom) / 2
-    return Solution(beta, intercept, steps, top - bottom)
+    return Solution(beta, intercept, steps, top - bottom, kernel_values, factor_flops)
 
 
-def in_threads(function: Callable, items: list) -> list:
+def in_threads(function: Callable, items, *, verbose: bool = False) -> list:
     """function of each item, in as many threads as PyTorch uses, each of which uses one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(function, items))
+            done = pool.map(function, items)
+            hidden = None if verbose else True  # None: shown on a terminal only
+            return list(tqdm(done, "pairs of classes", len(items), leave=False, disable=hidden))
     finally:
         torch.set_num_threads(threads)
 
 
 class GramSVC(ClassifierMixin, BaseEstimator):
     """C-support vector classification, as sklearn.svm.SVC: its parameters, its one-against-one
-    votes and their ties, libsvm's stopping rule. memory_limit is the bytes that inner products of
-    the training rows may take, where they are stored (see Gram); device is PyTorch's.
+    votes and their ties, libsvm's stopping rule. verbose shows a bar on a terminal. A kernel must
+    be positive semi-definite; with another one (sigmoid) the solution differs from libsvm's.
 
-    After fit: classes_, support_ (indices of training rows), pair_coef_ [support vectors, pairs]
-    (libsvm's y alpha), intercept_ and n_iter_ [pairs]; pairs of classes are in the order 01, 02,
-    ..., 12, ..., the first of them positive."""
+    After fit: classes_, support_ (indices of training rows), support_vectors_, pair_coef_ [support
+    vectors, pairs] (libsvm's y alpha), intercept_ and n_iter_ [pairs], and training_flops_. Pairs
+    of classes are in the order 01, 02, ..., 12, ..., the first of them positive. Raises
+    FloatingPointError if kernel values are not finite."""
 
     def __init__(
         self, *, C=1.0, kernel="rbf", degree=3, gamma="scale", coef0=0.0, tol=1e-3,
-        decision_function_shape="ovr", device="cpu", memory_limit=None,
+        decision_function_shape="ovr", verbose=False,
     ):  # fmt: skip
         self.C, self.kernel, self.degree, self.gamma, self.coef0 = C, kernel, degree, gamma, coef0
-        self.tol, self.decision_function_shape = tol, decision_function_shape
-        self.device, self.memory_limit = device, memory_limit
+        self.tol, self.decision_function_shape, self.verbose = tol, decision_function_shape, verbose
 
     def _check_parameters(self) -> None:
         numbers = (self.C, self.tol, self.coef0, self.degree)
@@ -381,75 +351,89 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         if self.decision_function_shape not in ("ovr", "ovo"):
             raise ValueError("decision_function_shape must be ovr or ovo")
 
-    def fit(self, X, y, gram: Gram | None = None):
-        """Fit to X [n, features] and y [n] labels of any kind. gram, if given, is Gram(X, y), so
-        that several fits may share it."""
+    def fit(self, X, y):
+        """Fit to X [n, features] of any number type and y [n] labels of any kind."""
         self._check_parameters()
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
-        if gram is None:
-            limit = self.memory_limit
-            gram = Gram(X, y, device=self.device, memory_limit=limit, shared=False)
-        self.classes_ = gram.classes
-        if len(self.classes_) < 2:
+        classes, labels = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
             raise ValueError("The number of classes has to be greater than one; got 1 class")
-        self.gamma_ = gamma_value(self.gamma, X)
-        pairs = list(combinations(range(len(self.classes_)), 2))
-        solutions = in_threads(lambda pair: self._solve_pair(gram, *pair), pairs)
+        X = X if X.dtype == np.uint8 else X.astype(np.float64)
+        self.gamma_, self._shift = gamma_value(self.gamma, X), None
+        if not are_bytes(X):  # far from the origin, distances would lose what distinguishes rows
+            self._shift = X.mean(0) if self.kernel == "rbf" else np.zeros(X.shape[1])
+        order = np.argsort(labels, kind="stable")
+        starts = np.searchsorted(labels[order], np.arange(len(classes) + 1))
+        rows = make_rows(X[order], self._shift)
+        pairs = list(combinations(range(len(classes)), 2))
+        solve_pair = partial(self._solve_pair, rows, starts)
+        solutions = in_threads(solve_pair, pairs, verbose=self.verbose)
         coef = np.zeros((len(y), len(pairs)))
         for column, (pair, solution) in enumerate(zip(pairs, solutions, strict=True)):
-            coef[pair_places(gram, *pair), column] = solution.beta
+            coef[pair_places(starts, pair), column] = solution.beta
         support = np.flatnonzero(coef.any(axis=1))
-        self.support_ = gram.order[support]
-        self.pair_coef_ = coef[support]
-        self.intercept_ = np.array([solution.intercept for solution in solutions])
-        self.n_iter_ = np.array([solution.steps for solution in solutions])
-        self._support_rows = gram.rows[support]
         if max(solution.violation for solution in solutions) > self.tol:
             warnings.warn("tol was not reached", ConvergenceWarning, stacklevel=2)
+        self.intercept_ = np.array([solution.intercept for solution in solutions])
+        self.n_iter_ = np.array([solution.steps for solution in solutions])
+        self.training_flops_ = sum(
+            2 * X.shape[1] * solution.kernel_values + solution.factor_flops
+            for solution in solutions
+        )
+        self.classes_, self._starts = classes, np.searchsorted(support, starts)
+        self.pair_coef_, self.support_vectors_ = coef[support], X[order[support]]
+        self.support_ = order[support]  # last: an interrupted fit leaves none
         return self
 
-    def _solve_pair(self, gram: Gram, first: int, second: int) -> Solution:
+    def _solve_pair(self, rows: Rows, starts, pair: tuple[int, int]) -> Solution:
         """Solve the problem of two classes, on the rows of the first, then those of the other."""
-        slices = [slice(*gram.starts[label : label + 2]) for label in (first, second)]
-        places = torch.from_numpy(pair_places(gram, first, second)).to(gram.squares.device)
-        squares, function = gram.squares[places], KERNEL_FUNCTIONS[self.kernel]
+        slices = [slice(*starts[k : k + 2]) for k in pair]
+        places, (kernel, _) = torch.from_numpy(pair_places(starts, pair)), KERNELS[self.kernel]
         sizes = [part.stop - part.start for part in slices]
+        parts = [(rows[part], own) for part, own in zip(
+            slices, (slice(sizes[0]), slice(sizes[0], None)), strict=True)]  # fmt: skip
 
         def matrix(w):
-            at = places[w]
-            values = gram.products(at, at)
-            return function(values, squares[w], squares[w], self).cpu().numpy()
+            return kernel(rows[places[w]], rows[places[w]], self).numpy()
 
         def product(w, values):
             sums = np.zeros(len(places))
-            for part, own in zip(slices, (slice(sizes[0]), slice(sizes[0], None)), strict=True):
+            for part, own in parts:
                 for at in np.array_split(np.arange(len(w)), len(w) // AT_ONCE + 1):
-                    columns = gram.products(places[w[at]], part)
-                    columns = function(columns, squares[w[at]], squares[own], self)
-                    sums[own] += (torch.from_numpy(values[at]).to(columns) @ columns).cpu().numpy()
+                    columns = kernel(rows[places[w[at]]], part, self)
+                    sums[own] += (torch.from_numpy(values[at]) @ columns).numpy()
             return sums
 
         return solve(matrix, product, np.repeat([1.0, -1.0], sizes), self.C, self.tol)
 
     def _pair_decisions(self, X) -> np.ndarray:
         """Decision values of each pair of classes, float64 [n, pairs]; positive for its first."""
-        check_is_fitted(self)
+        check_is_fitted(self, "support_")
         X = validate_data(self, X, reset=False)
-        support, squares = self._support_rows, self._support_rows.square_norms()
-        coef = torch.from_numpy(self.pair_coef_).to(squares.device)
-        parts, every = [], as_rows(X, squares.device)
-        for start in range(0, len(every), ROWS):
-            rows = every[start : start + ROWS]
-            products = rows.products(support).double()
-            values = KERNEL_FUNCTIONS[self.kernel](products, rows.square_norms(), squares, self)
-            parts.append((values @ coef).cpu().numpy() + self.intercept_)
-        return np.concatenate(parts)
+        shift, (kernel, _) = self._shift, KERNELS[self.kernel]
+        if shift is None and not are_bytes(X):
+            shift = np.zeros(X.shape[1])
+        support, rows = make_rows(self.support_vectors_, shift), make_rows(X, shift)
+        pairs = np.array(list(combinations(range(len(self.classes_)), 2)))
+
+        def decide(start: int) -> np.ndarray:
+            part = rows[start : start + AT_ONCE]
+            decisions = np.tile(self.intercept_, (len(part.values), 1))
+            for k in range(len(self.classes_)):  # a class has coefficients in its own pairs only
+                own, mine = slice(*self._starts[k : k + 2]), (pairs == k).any(1)
+                coef = torch.from_numpy(self.pair_coef_[own][:, mine])
+                decisions[:, mine] += (kernel(part, support[own], self) @ coef).numpy()
+            return decisions
+
+        return np.concatenate(in_threads(decide, range(0, len(X), AT_ONCE)))
 
     def predict(self, X) -> np.ndarray:
         """Labels [n] by the pairs' votes; of equal votes the first class."""
-        votes, _ = count_votes(self._pair_decisions(X), len(self.classes_))
-        return self.classes_[votes.argmax(1)]
+        decisions = self._pair_decisions(X)
+        # Votes, and less than a half for the decision values.
+        votes = _ovr_decision_function(decisions <= 0, -decisions, len(self.classes_))
+        return self.classes_[votes.round().argmax(1)]
 
     def decision_function(self, X) -> np.ndarray:
         """As scikit-learn's: for two classes [n], positive for the second; else each pair's values
@@ -459,25 +443,12 @@ class GramSVC(ClassifierMixin, BaseEstimator):
             return -decisions[:, 0]
         if self.decision_function_shape == "ovo":
             return decisions
-        votes, sums = count_votes(decisions, len(self.classes_))
-        return votes + sums / (3 * (np.abs(sums) + 1))
+        return _ovr_decision_function(decisions <= 0, -decisions, len(self.classes_))
 
 
-def pair_places(gram: Gram, first: int, second: int) -> np.ndarray:
-    """Where the rows of two classes lie in a Gram."""
-    return np.concatenate([np.arange(*gram.starts[k : k + 2]) for k in (first, second)])
-
-
-def count_votes(decisions, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each class's votes and the sum of its decision values, both [n, classes]."""
-    votes, sums = np.zeros((2, len(decisions), n_classes))
-    for column, (first, second) in enumerate(combinations(range(n_classes), 2)):
-        value = decisions[:, column]
-        votes[:, first] += value > 0
-        votes[:, second] += value <= 0
-        sums[:, first] += value
-        sums[:, second] -= value
-    return votes, sums
+def pair_places(starts, pair: tuple[int, int]) -> np.ndarray:
+    """Where the rows of two classes lie among rows sorted by class."""
+    return np.concatenate([np.arange(*starts[k : k + 2]) for k in pair])
 
 
 def gamma_value(gamma: float | str, X) -> float:
@@ -492,158 +463,94 @@ def gamma_value(gamma: float | str, X) -> float:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One SVM. Its fields are the row's key columns."""
-
-    dataset: str
-    limit: int | None
-    train_size: int | None  # None: the whole training part
-    kernel: str
-    C: float
-    gamma: float | str  # a number, scale: 1 / (features * variance), or auto: 1 / features
-    degree: int | None  # None: the kernel has none
-    coef0: float | None
-    solver: str
-    device: str
-    seed: int
-    split_seed: int
-
-    def __str__(self) -> str:
-        factors = " ".join(f"{name}={getattr(self, name)}" for name in KERNELS[self.kernel])
-        return f"{self.dataset} {self.kernel} {factors} seed={self.seed}"
-
-
-KEY = tuple(field.name for field in fields(Setting))
-COLUMNS = (
-    "status", "reason", *KEY, "n_train", "n_val", "n_test", "split_id", "gamma_value",
-    "val_accuracy", "test_accuracy", "support_vectors", "iterations", "fit_time_ms",
-    "predict_time_ms", "shared_time_ms", "test_classes", "test_errors", *common.ENVIRONMENT,
-)  # fmt: skip
-
-
-def subset(part: common.Part, size: int | None, seed: int) -> common.Part:
-    """A stratified choice of size images; all of them for None."""
-    if size is None:
-        return part
-    chosen, _ = train_test_split(
-        range(len(part.labels)), train_size=size, stratify=part.labels, random_state=seed
-    )
-    chosen = torch.tensor(sorted(chosen))
-    return common.Part(part.images[chosen], part.labels[chosen], part.indices[chosen])
-
-
-def cache_mib(labels: torch.Tensor) -> int:
-    """MiB that hold the float32 kernel matrix of the two largest classes, libsvm's hardest pair."""
-    pair = labels.bincount().sort().values[-2:].sum().item()
-    return math.ceil(4 * pair**2 / 2**20) + 1
-
-
 def inputs(part: common.Part, solver: str) -> np.ndarray:
     """Images [n, 784]: pixels / 255 for scikit-learn; for ours bytes, and 1 / 255^2 is in gamma."""
     images = part.images.flatten(1).numpy()
     return images / 255 if solver == "sklearn" else images
 
 
-def make_svm(setting: Setting, images: np.ndarray, labels: Tensor) -> GramSVC | SVC:
-    """The estimator of a setting, not fitted yet; images and labels are those to fit."""
-    gamma = gamma_value(setting.gamma, images)
-    names = ("kernel", "C", "degree", "coef0")
-    factors = {name: getattr(setting, name) for name in names if getattr(setting, name) is not None}
-    if setting.solver == "sklearn":
+def cache_mib(labels: Tensor) -> int:
+    """MiB that hold the float32 kernel matrix of the two largest classes, libsvm's hardest pair."""
+    pair = labels.bincount().sort().values[-2:].sum().item()
+    return math.ceil(4 * pair**2 / 2**20) + 1
+
+
+def make_svm(row: dict, images: np.ndarray, labels: Tensor) -> GramSVC | SVC:
+    """The estimator of a row, not fitted yet; images and labels are those to fit."""
+    gamma, (_, own) = gamma_value(row["gamma"], images), KERNELS[row["kernel"]]
+    factors = {name: row[name] for name in ("kernel", "C", *own)}
+    if row["solver"] == "sklearn":
         return SVC(**factors, gamma=gamma, cache_size=cache_mib(labels))
-    return GramSVC(**factors, gamma=gamma if setting.gamma == "scale" else gamma / 255**2)
+    gamma = gamma if row["gamma"] == "scale" else gamma / 255**2
+    return GramSVC(**factors, gamma=gamma, verbose=not torch.distributed.is_torchelastic_launched())
 
 
-def train(setting: Setting, split: common.Split, share: Callable) -> dict:
-    """Fit one SVM, measure it, and return its row. share(part) is a Gram of the part's images and
-    the time that it took, in ms."""
-    part = subset(split.train, setting.train_size, setting.split_seed)
-    labels, cpu = part.labels.numpy(), torch.device("cpu")
-    images, val_images, test_images = (
-        inputs(each, setting.solver) for each in (part, split.val, split.test)
+def train(rows: list[dict], args) -> Iterator[dict]:
+    """Fit the SVM of a row, measure it, and yield the row completed."""
+    (row,), cpu = rows, torch.device("cpu")
+    split = common.load_split(
+        row["dataset"], args.data_dir, split_seed=row["split_seed"], limit=row["limit"]
     )
-    gram, shared_time_ms = share(part) if setting.solver == "gram" else (None, 0.0)
-    start = common.clock(cpu)
-    svm = make_svm(setting, images, part.labels)
-    svm.fit(images, labels, gram)
-    fitted = common.clock(cpu)
+    images, val_images, test_images = (
+        inputs(part, row["solver"]) for part in (split.train, split.val, split.test)
+    )
+    svm = make_svm(row, images, split.train.labels)
+    start = common.synchronized_time(cpu)
+    svm.fit(images, split.train.labels.numpy())
+    fitted = common.synchronized_time(cpu)
     predictions = svm.predict(test_images)
-    predicted = common.clock(cpu)
-    return asdict(setting) | {
-        "n_train": len(labels),
-        "n_val": len(split.val.labels),
-        "n_test": len(split.test.labels),
-        "split_id": split.split_id,
-        "gamma_value": svm._gamma if setting.solver == "sklearn" else svm.gamma_ * 255**2,
+    predicted = common.synchronized_time(cpu)
+    ours = row["solver"] == "gram"
+    yield row | {
+        "n_train": len(images),
+        "n_val": len(val_images),
+        "n_test": len(test_images),
         "val_accuracy": svm.score(val_images, split.val.labels.numpy()),
-        **common.outcome(torch.from_numpy(predictions), split.test.labels),
-        "support_vectors": len(svm.support_),
-        "iterations": int(svm.n_iter_.sum()),
+        **common.test_columns(torch.from_numpy(predictions), split.test.labels),
         "fit_time_ms": 1e3 * (fitted - start),
         "predict_time_ms": 1e3 * (predicted - fitted),
-        "shared_time_ms": shared_time_ms,
+        "training_flops": svm.training_flops_ if ours else None,
+        "support_vectors": len(svm.support_),
+        "iterations": int(svm.n_iter_.sum()),
+        "gamma_value": svm.gamma_ * 255**2 if ours else svm._gamma,
+        "split_id": split.split_id,
     }
 
 
-def sharing(device: str, memory_limit: float | None, *, several: bool) -> Callable:
-    """A function that makes the Gram of a part of a split, which several settings may share, and
-    keeps the last one."""
-    kept = {}
-
-    def share(part: common.Part) -> tuple[Gram, float]:
-        key = common.sha256(part.indices, part.labels, part.images)
-        if key not in kept:
-            kept.clear()  # first, because there may be no room for two
-            images = inputs(part, "gram")
-            start = common.clock(torch.device(device))
-            gram = Gram(
-                images,
-                part.labels.numpy(),
-                device=device,
-                memory_limit=memory_limit,
-                shared=several,
-            )
-            kept[key] = gram, 1e3 * (common.clock(torch.device(device)) - start)
-            state = "stored" if gram.matrix is not None else "computed where they are needed"
-            say(f"  inner products of the training images: {gram.bytes / 2**30:.1f} GiB, {state}")
-        return kept[key]
-
-    return share
+@cache
+def quick_fit_seconds(kernel: str, solver: str) -> float:
+    """Time of a fit and a prediction on the embedded digits, for one training image squared."""
+    split = common.load_split("digits", None, split_seed=0)
+    row = {"kernel": kernel, "solver": solver, "C": 1.0, "gamma": 0.01, "degree": 3, "coef0": 1.0}
+    images = inputs(split.train, solver)
+    start = time.perf_counter()
+    make_svm(row, images, split.train.labels).fit(images, split.train.labels.numpy())
+    return (time.perf_counter() - start) / len(images) ** 2
 
 
-def grid(args) -> list[Setting]:
-    """All SVMs that the flags ask for; each kernel varies only the factors that it has. An SVM has
-    no randomness but its split, so its seed is the split's."""
+def estimate_seconds(rows: list[dict]) -> float:
+    """About how long a fit and its predictions take, from a quick fit on this machine."""
+    (row,) = rows
+    n_train, *_ = common.part_sizes(row["limit"] or common.DATASETS[row["dataset"]].size)
+    return quick_fit_seconds(row["kernel"], row["solver"]) * n_train**2
+
+
+# --- command line --------------------------------------------------------------------------------
+
+
+def grid(args) -> list[list[dict]]:
+    """The rows of all SVMs that the flags ask for, one for each job; each kernel varies only its
+    own factors. An SVM has no randomness but its split, so its seed is the split's."""
     seeds = args.seed if args.split_seed is None else [args.split_seed]
-    settings = []
+    rows = []
     for kernel in dict.fromkeys(args.kernel):
-        factors = {name: getattr(args, name) for name in KERNELS[kernel]}
-        settings += [
-            Setting(
-                **{"degree": None, "coef0": None} | values,
-                kernel=kernel,
-                limit=args.limit,
-                train_size=args.train_size,
-                solver=args.solver,
-                device=args.device,
-                split_seed=values["seed"],
-            )
-            for values in common.combinations(dataset=args.dataset, seed=seeds, **factors)
-        ]
-    return sorted(settings, key=lambda setting: args.dataset.index(setting.dataset))
-
-
-def estimate_seconds(setting: Setting, finished: list[dict[str, str]]) -> float | None:
-    """Median time of this CPU's rows of the kernel, in proportion to the training size squared."""
-    rates = [
-        (float(row["fit_time_ms"]) + float(row["predict_time_ms"])) / int(row["n_train"]) ** 2
-        for row in finished
-        if (row["dataset"], row["kernel"], row["solver"], row["device"], row["cpu_name"])
-        == (setting.dataset, setting.kernel, setting.solver, setting.device, common.cpu_name())
-    ]
-    n_train, _, _ = common.part_sizes(setting.limit or common.DATASETS[setting.dataset].size)
-    return median(rates) / 1e3 * (setting.train_size or n_train) ** 2 if rates else None
+        factors = {name: getattr(args, name) for name in ("C", "gamma", *KERNELS[kernel][1])}
+        for values in common.combinations(dataset=args.dataset, seed=seeds, **factors):
+            values |= {"kernel": kernel, "limit": args.limit, "solver": args.solver}
+            rows.append({"degree": None, "coef0": None} | values | {"split_seed": values["seed"]})
+    # One data set and split after another, which load_split keeps.
+    rows.sort(key=lambda row: (args.dataset.index(row["dataset"]), seeds.index(row["seed"])))
+    return [[row] for row in rows]
 
 
 def gamma(text: str) -> float | str:
@@ -655,69 +562,25 @@ def parse_args(argv: list[str] | None = None):
     parser = common.make_parser(__doc__)
     # fmt: off
     group = parser.add_argument_group("factors, each with one or more values")
-    group.add_argument("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS))
-    group.add_argument("--C", nargs="+", default=[0.1, 1.0], metavar="C",
-                       type=common.number(float, low=0, above=True))
+    group.add_argument("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="kernel")
+    group.add_argument("--C", nargs="+", default=[0.1, 1.0], metavar="C", help="penalty",
+                       type=common.number(float, low=0, high=1e10, above=True))
     group.add_argument("--gamma", nargs="+", default=["scale", "auto", 0.01, 0.1], metavar="GAMMA",
                        type=gamma, help="numbers above 0, scale or auto")
-    group.add_argument("--degree", nargs="+", type=common.number(int, low=1), default=[2, 3],
-                       metavar="N", help="of poly")
-    group.add_argument("--coef0", nargs="+", type=common.number(float, low=0), default=[1.0],
-                       metavar="COEF0", help="of poly")
-    parser.add_argument("--train-size", type=common.number(int, low=common.CLASSES), metavar="N",
-                        help="train on a stratified choice of N training images")
-    parser.add_argument("--solver", choices=SOLVERS, default="gram",
-                        help="ours (default), or scikit-learn's SVC for reference")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
-                        help="of our solver's products and kernels; cuda has not been tried yet")
-    parser.add_argument("--memory-limit", type=common.number(float, low=0), metavar="GIB",
-                        help="for the inner products of all training images, computed in parts if"
-                        " they take more (default: half of what is free)")
+    group.add_argument("--degree", nargs="+", type=common.number(int, low=1, high=100),
+                       default=[2, 3], metavar="N", help="of poly")
+    group.add_argument("--coef0", nargs="+", type=common.number(float, low=0, high=1e10),
+                       default=[1.0], metavar="COEF0", help="of poly")
+    parser.add_argument("--solver", choices=["gram", "sklearn"], default="gram",
+                        help="gram is ours, sklearn scikit-learn's SVC for reference")
     # fmt: on
-    args = common.parse(parser, argv)
-    if args.solver == "sklearn" and args.device != "cpu":
-        common.fail("--solver sklearn runs on the CPU only; use --device cpu or --solver gram")
-    for name in args.dataset:
-        n_train, _, _ = common.part_sizes(args.limit or common.DATASETS[name].size)
-        if args.train_size is not None and args.train_size > n_train - common.CLASSES:
-            common.fail(f"--train-size {args.train_size}: {name} has {n_train} training images")
-    return args
-
-
-def summary(row: dict) -> str:
-    return (
-        f"  validation {row['val_accuracy']:.2%}, test {row['test_accuracy']:.2%}, fitted in"
-        f" {common.format_time(row['fit_time_ms'] / 1e3)} (after the shared"
-        f" {common.format_time(row['shared_time_ms'] / 1e3)}), test predicted in"
-        f" {common.format_time(row['predict_time_ms'] / 1e3)}"
-    )
+    return common.parse(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    common.pick_device(args.device)
-    limit = None if args.memory_limit is None else args.memory_limit * 2**30
-    settings = grid(args)
-    splits = {(setting.dataset, setting.split_seed) for setting in settings}
-    share = sharing(args.device, limit, several=len(settings) > STORE_ABOVE * len(splits))
-    path = args.results_dir / "svm.csv"
-    finished = [row for row in common.load_rows(path, COLUMNS) if row["status"] == "ok"]
-
-    def job(setting: Setting) -> common.Job:
-        def run(rows: list[dict]) -> Iterator[dict]:
-            yield train(setting, common.split_of(setting, args.data_dir), share)
-
-        return common.Job(
-            name=str(setting),
-            rows=[asdict(setting)],
-            estimate=lambda rows: estimate_seconds(setting, finished),
-            run=run,
-        )
-
-    return common.run_jobs(
-        args, [job(setting) for setting in settings], path,
-        columns=COLUMNS, key=KEY, summary=summary, main=main,
-    )  # fmt: skip
+    run = partial(train, args=args)
+    return common.run_grid(args, "svm", grid(args), run, estimate_seconds)
 
 
 if __name__ == "__main__":

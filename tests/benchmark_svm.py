@@ -5,8 +5,8 @@
 
 C = 1, gamma = scale, poly of degree 3 with coef0 = 1, the split of seed 0. scikit-learn's SVC is
 timed with its default cache and with one that holds its largest two-class problem; scikit-learn-
-intelex too, if it is installed. Our time of a fit includes the inner products, which a grid shares.
-Prints a markdown table, line by line, ours first: of all images scikit-learn takes minutes a line.
+intelex too, if it is installed. Prints a markdown table, line by line, ours first: of all images
+scikit-learn takes minutes a line.
 """
 
 import argparse
@@ -23,8 +23,6 @@ import common
 import train_svm
 
 PARAMETERS = {"rbf": {}, "poly": {"coef0": 1.0}}
-
-
 MACHINES = ("ours", "scikit-learn", "scikit-learn, large cache", "scikit-learn-intelex")
 
 

@@ -81,7 +81,6 @@ def kill_at_random(folder: Path, kills: int, chance: random.Random) -> Counter:
 
 def read(path: Path) -> dict[str, dict]:
     """The rows by their key columns, without their times. Exits if one is torn or doubled."""
-    module = {"resnet": train_resnet, "svm": train_svm}[path.stem]
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file, strict=True))
     rows = {}
@@ -91,7 +90,7 @@ def read(path: Path) -> dict[str, dict]:
         if history and abs(total - float(row["train_time_ms"])) > 1e-6 * total:
             raise SystemExit(f"error: {path}: train_time_ms does not add up")
         row = {name: text for name, text in row.items() if not name.endswith("_ms")}
-        rows[str(common.row_key(row, module.KEY))] = row | {"finished_utc": "", "history": history}
+        rows[str(common.key_of(path, row))] = row | {"finished_utc": "", "history": history}
     if len(rows) != len(lines):
         raise SystemExit(f"error: {path} has doubled rows")
     return rows

@@ -33,42 +33,37 @@ def test_split_depends_on_its_seed_and_on_nothing_else():
     assert not np.array_equal(first[0], other[0])
 
 
-def test_split_id_is_the_same_everywhere(digits, small):
-    assert digits.split_id == "9eed80707a99"
-    assert small.split_id != digits.split_id
+def test_parts_hold_the_images_and_labels_of_their_indices(digits):
+    images, labels = common.read_digits(None)
+    indices = common.split_indices(labels.numpy(), split_seed=0, limit=None)
+    for part, own in zip((digits.train, digits.val, digits.test), indices, strict=True):
+        assert part.images.equal(images[own])
+        assert part.labels.equal(labels[own])
 
 
-def test_digits_are_28x28_bytes_that_use_the_whole_range(digits):
-    images = digits.train.images
-    assert images.shape == (1258, 28, 28)
-    assert images.dtype == torch.uint8
-    assert images.min() == 0
-    assert images.max() == 255
-
-
-def test_scale_is_that_of_the_training_pixels_alone(digits):
-    pixels = digits.train.images.double()
-    mean, std = digits.scale
-    assert mean == pytest.approx(pixels.mean().item(), abs=1e-9)
-    assert std == pytest.approx(pixels.std(correction=0).item(), abs=1e-9)
+def test_digits_are_28x28_bytes_whose_scale_is_that_of_the_training_pixels(digits):
+    pixels = digits.train.images
+    assert pixels.shape == (1258, 28, 28)
+    assert (pixels.dtype, pixels.min(), pixels.max()) == (torch.uint8, 0, 255)
+    std, mean = torch.std_mean(pixels.double(), correction=0)
+    assert digits.scale == pytest.approx((mean.item(), std.item()), abs=1e-9)
 
 
 @pytest.mark.parametrize(
     ("name", "split_id", "per_class"),
     [
+        ("digits", "9eed80707a99", [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]),
         ("mnist", "bae88778306a", [6903, 7877, 6990, 7141, 6824, 6313, 6876, 7293, 6825, 6958]),
         ("fashion", "1b922480349f", [7000] * 10),
     ],
 )
-def test_real_data_is_whole_and_split_49000_7000_14000(real_data, name, split_id, per_class):
-    split = common.load_split(name, real_data, split_seed=0)
-    parts = split.train, split.val, split.test
-    assert [len(part.labels) for part in parts] == [49_000, 7_000, 14_000]
-    assert torch.cat([part.labels for part in parts]).bincount().tolist() == per_class
-    for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
-        expected = share * torch.tensor(per_class)
-        assert (part.labels.bincount() - expected).abs().max() <= 1
-    assert torch.cat([part.indices for part in parts]).sort().values.equal(torch.arange(70_000))
+def test_data_are_whole_and_split_alike_everywhere(request, name, split_id, per_class):
+    folder = None if name == "digits" else request.getfixturevalue("real_data")
+    split = common.load_split(name, folder, split_seed=0)
+    counts = [part.labels.bincount() for part in (split.train, split.val, split.test)]
+    assert sum(counts).tolist() == per_class
+    for count, share in zip(counts, (0.7, 0.1, 0.2), strict=True):
+        assert (count - share * sum(counts)).abs().max() <= 1
     assert split.split_id == split_id
 
 

@@ -1,9 +1,8 @@
-"""Rows: none lost, doubled or torn, and none read from a file that has other columns."""
+"""Rows: none lost, doubled or torn; what a spreadsheet rewrites is read, what is broken refused."""
 
 import csv
 import multiprocessing
 import os
-import resource
 import signal
 import time
 
@@ -11,116 +10,209 @@ import pytest
 
 import common
 
-COLUMNS, KEY = ("status", "reason", "name", "value"), ("name",)
+COLUMNS = ("name", "C", "gamma", "status", "reason", "val_accuracy", "n_test", "fit_time_ms")
+NUMBERS = {"val_accuracy": 0.5, "n_test": 70, "fit_time_ms": 12.5}
 
 
-def save(path, **row):
-    common.save_row(path, {"status": "ok"} | row, COLUMNS, KEY)
+@pytest.fixture(autouse=True)
+def columns(monkeypatch):
+    monkeypatch.setitem(common.COLUMNS, "rows", COLUMNS)
+    monkeypatch.setattr(common, "TEXT", common.TEXT | {"name"})
 
 
-def load(path):
-    return common.load_rows(path, COLUMNS)
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "rows.csv"
 
 
-def test_a_row_comes_back_as_it_was_written(tmp_path):
-    path = tmp_path / "rows.csv"
-    value = 'a "quoted", text\nof two lines | and a bar'
-    save(path, name=value, value=0.1 + 0.2)
-    assert load(path) == [{"status": "ok", "reason": "", "name": value, "value": str(0.1 + 0.2)}]
-    assert float(load(path)[0]["value"]) == 0.1 + 0.2
+def save(path, name, status="ok", C=1.0, gamma="scale", **values):
+    numbers = NUMBERS if status == "ok" else {}
+    row = {"name": name, "C": C, "gamma": gamma, "status": status}
+    common.save_row(path, row | numbers | values)
 
 
-def test_an_absent_file_has_no_rows(tmp_path):
-    assert load(tmp_path / "rows.csv") == []
+def names(path):
+    return [row["name"] for row in common.read_rows(path)]
 
 
-def test_a_row_takes_the_place_of_one_with_its_key_and_no_other(tmp_path):
-    path = tmp_path / "rows.csv"
+def refusal(capsys, call) -> str:
+    with pytest.raises(SystemExit) as stop:
+        call()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert error[:-1].isprintable()
+    return error
+
+
+def test_a_row_comes_back_as_it_was_written(path):
+    reason = 'a "quoted", text\nof two lines | and a bar'
+    save(path, "a", C=0.1 + 0.2, gamma=1e-4, reason=reason)
+    (row,) = common.read_rows(path)
+    expected = {"name": "a", "C": 0.1 + 0.2, "gamma": 1e-4, "status": "ok", "reason": reason}
+    assert row == expected | NUMBERS
+
+
+def test_an_absent_file_has_no_rows(path):
+    assert common.read_rows(path) == []
+
+
+def test_a_row_takes_the_place_of_one_with_its_key_and_no_other(path):
     for name, value in (("a", 1), ("b", 2), ("a", 3)):
-        save(path, name=name, value=value)
-    assert [(row["name"], row["value"]) for row in load(path)] == [("b", "2"), ("a", "3")]
+        save(path, name, n_test=value)
+    assert [(row["name"], row["n_test"]) for row in common.read_rows(path)] == [("b", 2), ("a", 3)]
 
 
-def test_a_failure_never_replaces_a_finished_row_but_is_replaced_by_one(tmp_path):
-    path = tmp_path / "rows.csv"
-    save(path, name="a", status="diverged")
-    save(path, name="a", value=1)
-    save(path, name="a", status="diverged")
-    assert [(row["status"], row["value"]) for row in load(path)] == [("ok", "1")]
+def test_a_failed_row_never_replaces_a_finished_one_but_is_replaced_by_one(path):
+    save(path, "a", status="diverged")
+    save(path, "a")
+    save(path, "a", status="diverged")
+    assert [row["status"] for row in common.read_rows(path)] == ["ok"]
 
 
-def test_a_column_that_the_file_does_not_have_is_a_mistake(tmp_path):
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_merge_of_a_finished_and_a_failed_row_costs_neither_until_the_run_is_repeated(
+    path, order
+):
+    """As `cat` or a git merge leaves them: saving another row keeps the finished one."""
+    save(path, "a")
+    header, finished = path.read_text().splitlines()
+    failed = "a,1.0,scale,diverged,loss is nan,,,"
+    path.write_text("\n".join([header, *[finished, failed][::order], ""]))
+    save(path, "b")
+    assert sorted((row["name"], row["status"]) for row in common.read_rows(path)) == [
+        ("a", "diverged"), ("a", "ok"), ("b", "ok"),
+    ]  # fmt: skip
+    save(path, "a", status="out_of_memory")
+    assert "ok" in {row["status"] for row in common.read_rows(path) if row["name"] == "a"}
+
+
+def test_a_column_that_the_file_does_not_have_is_a_mistake(path):
     with pytest.raises(ValueError, match="colour"):
-        save(tmp_path / "rows.csv", name="a", colour="red")
-    assert not (tmp_path / "rows.csv").exists()
+        save(path, "a", colour="red")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text + "\n\n",
+        lambda text: text.rstrip("\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("0.01", "1E-02"),
+        lambda text: text.replace(",70,", ",70.0,"),
+        lambda text: text.replace("scale", '"scale"'),
+    ],
+    ids=["crlf", "cr", "blank lines", "no end", "mark", "exponent", "70.0", "quotes"],
+)
+def test_what_a_spreadsheet_rewrites_without_loss_is_the_same_row(path, change):
+    save(path, "a", C=0.01)
+    before = common.read_rows(path)
+    text = path.read_text()
+    path.write_bytes(change(text).encode())
+    assert path.read_bytes() != text.encode()
+    assert common.read_rows(path) == before
+    save(path, "a", C=0.01, n_test=9)
+    assert [row["n_test"] for row in common.read_rows(path)] == [9], "its key is the same, too"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("val_accuracy", '"0,985"'), ("val_accuracy", "high"), ("val_accuracy", ""),
+        ("val_accuracy", "nan"), ("val_accuracy", "1.5"), ("val_accuracy", "-0.1"),
+        ("fit_time_ms", "0"), ("fit_time_ms", "5e-324"), ("fit_time_ms", "1e308"),
+        ("fit_time_ms", "inf"), ("n_test", "0"), ("n_test", "\x1b[2J"), ("C", "0; touch owned #"),
+        ("gamma", "wide"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_is_no_value_is_named_with_its_line_and_left_alone(path, capsys, column, value):
+    save(path, "a")
+    save(path, "b")
+    header, first, last = path.read_text().splitlines()
+    cells = last.split(",")
+    cells[COLUMNS.index(column)] = value
+    text = "\n".join([header, first, ",".join(cells), ""])
+    path.write_text(text)
+    error = refusal(capsys, lambda: save(path, "c"))
+    assert f"rows.csv, line 3: {column} is " in error
+    assert path.read_text() == text
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "status,reason,name\nok,,a\n",
-        "status,reason,value,name\nok,,1,a\n",
-        "status,reason,name,value,more\nok,,a,1,2\n",
-        "status,reason,name,value\nok,,a\n",
-        'status,reason,name,value\nok,,"a\n',
-        "status,reason,name,value\nok,,aok,,b,2\nok,,c,3\n",
-        "status,reason,name,value\n\nok,,c,3\n",
+        "name,C,status\na,1,ok\n",
+        ",".join(reversed(COLUMNS)) + "\n",
+        ",".join(COLUMNS) + "\na,1.0,sca",
+        ",".join(COLUMNS) + '\na,1.0,"scale\n',
+        ",".join(COLUMNS) + "\na,1.0,scale,ok,,0.5,70,12.5b,1.0,scale,ok,,0.5,70,12.5\n",
     ],
 )
-def test_a_file_with_other_columns_or_a_broken_row_is_refused_and_left_alone(
-    tmp_path, capsys, text
-):
-    path = tmp_path / "rows.csv"
+def test_other_columns_and_torn_lines_are_refused_and_left_alone(path, capsys, text):
     path.write_text(text)
-    with pytest.raises(SystemExit) as stop:
-        save(path, name="b", value=2)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    refusal(capsys, lambda: save(path, "b"))
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize(
-    "torn", [b"ok", b"ok,,b,", b"ok,,b,2", b'ok,,b,"2', b"\0" * 50, "ok,,\u00e9,1".encode()[:5]]
-)
-def test_a_torn_last_line_is_set_aside_and_the_rest_is_used(tmp_path, capsys, torn):
-    path = tmp_path / "rows.csv"
-    save(path, name="a", value=1)
-    path.write_bytes(path.read_bytes() + torn)
-    assert [row["name"] for row in load(path)] == ["a"], "reading changes nothing"
-    assert path.read_bytes().endswith(torn)
-    save(path, name="c", value=3)
-    assert [row["name"] for row in load(path)] == ["a", "c"]
-    assert (tmp_path / "rows.csv.torn").read_bytes() == torn + b"\n"
-    assert capsys.readouterr().out.count("rows.csv.torn") == 1
+def test_a_folder_or_bytes_in_place_of_the_file_are_refused(path, capsys):
+    path.write_bytes(b"\xff\xfe\n")
+    refusal(capsys, lambda: common.read_rows(path))
+    path.unlink()
+    path.mkdir()
+    refusal(capsys, lambda: common.read_rows(path))
 
 
-def test_what_is_no_file_of_a_sane_size_is_refused_and_not_read(tmp_path, monkeypatch, capsys):
-    os.mkfifo(tmp_path / "fifo.csv")
-    (tmp_path / "endless.csv").symlink_to("/dev/zero")
-    save(tmp_path / "large.csv", name="a")
-    monkeypatch.setattr(common, "MAX_FILE_BYTES", 20)
-    for name in ("fifo.csv", "endless.csv", "large.csv"):
-        with pytest.raises(SystemExit) as stop:
-            load(tmp_path / name)
-        assert stop.value.code == 2
-        assert capsys.readouterr().err.count("\n") == 1
+def test_no_link_is_followed_and_no_temporary_file_stays(path, tmp_path):
+    """A killed writer leaves one, which the next removes."""
+    (tmp_path / "owned").write_text("mine")
+    (tmp_path / "rows.csv.1-2.tmp").symlink_to(tmp_path / "owned")
+    save(path, "a")
+    assert (tmp_path / "owned").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == [".lock", "owned", "rows.csv"]
 
 
-def test_a_collapsed_run_is_a_result_that_no_failure_replaces(tmp_path):
-    path = tmp_path / "rows.csv"
-    save(path, name="a", status="collapsed", value=1)
-    save(path, name="a", status="out_of_memory")
-    assert [(row["status"], row["value"]) for row in load(path)] == [("collapsed", "1")]
-    save(path, name="a", value=2)
-    assert [(row["status"], row["value"]) for row in load(path)] == [("ok", "2")]
+def write_rows(path, writer, count):
+    for number in range(count):
+        save(path, f"{writer}-{number}")
 
 
-def test_a_full_disk_costs_no_row(tmp_path):
+def start(*args):
+    process = multiprocessing.get_context("fork").Process(target=write_rows, args=args)
+    process.start()
+    return process
+
+
+def test_writers_at_the_same_time_lose_and_tear_nothing(path, tmp_path):
+    writers = [start(path, writer, 15) for writer in range(8)]
+    for writer in writers:
+        writer.join()
+    assert sorted(names(path)) == sorted(f"{w}-{number}" for w in range(8) for number in range(15))
+    assert sorted(os.listdir(tmp_path)) == [".lock", "rows.csv"]
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(path):
+    for attempt in range(10):
+        writer = start(path, attempt, 10_000)
+        time.sleep(0.1 + 0.005 * attempt)
+        before = names(path)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        with path.open(newline="") as file:
+            assert {len(line) for line in csv.reader(file, strict=True)} == {len(COLUMNS)}
+        assert names(path)[: len(before)] == before
+        assert before
+
+
+def test_a_full_disk_costs_no_row(path, tmp_path):
     """The file may not grow: the row that does not fit raises, all before it are there."""
-    path = tmp_path / "rows.csv"
+    resource = pytest.importorskip("resource")
 
     def fill():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
         try:
             write_rows(path, "full", 1000)
         except OSError:
@@ -130,46 +222,14 @@ def test_a_full_disk_costs_no_row(tmp_path):
     writer.start()
     writer.join()
     assert writer.exitcode == 3
-    rows = load(path)
-    assert [row["value"] for row in rows] == [str(number) for number in range(len(rows))]
-    assert 150 < path.stat().st_size <= 200
+    assert names(path) == [f"full-{number}" for number in range(len(names(path)))]
+    assert 300 < path.stat().st_size <= 400
     assert sorted(os.listdir(tmp_path)) == [".lock", "rows.csv"]
 
 
-def write_rows(path, writer, count):
-    for number in range(count):
-        save(path, name=f"{writer}-{number}", value=number)
-
-
-def test_writers_at_the_same_time_lose_and_tear_nothing(tmp_path):
-    path = tmp_path / "rows.csv"
-    fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=write_rows, args=(path, writer, 25)) for writer in range(8)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    names = sorted(row["name"] for row in load(path))
-    assert names == sorted(f"{writer}-{number}" for writer in range(8) for number in range(25))
-    assert sorted(os.listdir(tmp_path)) == [".lock", "rows.csv"]
-
-
-def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
-    path = tmp_path / "rows.csv"
-    fork = multiprocessing.get_context("fork")
-    for attempt in range(10):
-        writer = fork.Process(target=write_rows, args=(path, attempt, 10_000))
-        writer.start()
-        time.sleep(0.1 + 0.005 * attempt)
-        before = len(load(path))
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        with path.open(newline="") as file:
-            lines = list(csv.reader(file, strict=True))
-        assert all(len(line) == len(COLUMNS) for line in lines)
-        assert len(load(path)) >= before > 0
-
-
-def test_keys_of_written_and_of_new_rows_are_equal():
-    new = {"lr": 1e-4, "limit": None, "amp": True, "epochs": 3}
-    assert common.row_key(new, tuple(new)) == ("0.0001", "", "true", "3")
+@pytest.mark.parametrize("name", ["resnet", "svm", "devices"])
+def test_packed_columns_come_last_and_every_column_is_named_once(name):
+    columns = common.COLUMNS[name]
+    assert len(set(columns)) == len(columns)
+    packed = {"history", "test_classes", "test_errors"} & set(columns)
+    assert set(columns[len(columns) - len(packed) :]) == packed

@@ -8,8 +8,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import zlib
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT
+from sklearn.svm import SVC
 
 import common
 import compare_devices
@@ -56,7 +59,7 @@ def run(tmp_path, monkeypatch):
 # --- what the scripts do -------------------------------------------------------------------------
 
 
-def test_train_resnet_runs_the_product_of_its_flags_and_skips_what_is_there(run, tmp_path, capsys):
+def test_train_resnet_runs_the_product_of_its_flags_and_skips_finished_runs(run, tmp_path, capsys):
     grid = [*SMALL, "--opt", "sgd", "adam", "--bs", "16", "32", "--epochs", "2", "1", "1"]
     assert run("train_resnet.py", *grid) == 0
     rows = read(tmp_path / "results/resnet.csv")
@@ -68,6 +71,7 @@ def test_train_resnet_runs_the_product_of_its_flags_and_skips_what_is_there(run,
         assert (row["n_train"], row["n_val"], row["n_test"]) == ("70", "10", "20")
         assert 0 <= float(row["test_accuracy"]) <= 1
         assert float(row["train_time_ms"]) > 0
+        assert int(row["training_flops"]) == 196_836_352 * 70 * int(row["epochs"])
         assert all(row[name] for name in ("precision", "precision_reason", "torch", "commit"))
         epochs = json.loads(row["history"])
         assert len(epochs) == int(row["epochs"])
@@ -75,11 +79,11 @@ def test_train_resnet_runs_the_product_of_its_flags_and_skips_what_is_there(run,
     before = (tmp_path / "results/resnet.csv").read_bytes()
     capsys.readouterr()
     assert run("train_resnet.py", *grid) == 0
-    assert "8 are in results/resnet.csv, 0 to run" in capsys.readouterr().out
+    assert "results/resnet.csv: 0 of 8 rows to run" in capsys.readouterr().out
     assert (tmp_path / "results/resnet.csv").read_bytes() == before
 
 
-def test_only_missing_epochs_are_run_and_force_runs_again(run, tmp_path, capsys):
+def test_only_missing_epochs_are_run_and_force_runs_again(run, tmp_path):
     assert run("train_resnet.py", *SMALL, "--epochs", "1") == 0
     first = read(tmp_path / "results/resnet.csv")[0]
     assert run("train_resnet.py", *SMALL, "--epochs", "1", "2") == 0
@@ -93,18 +97,12 @@ def test_only_missing_epochs_are_run_and_force_runs_again(run, tmp_path, capsys)
     assert rows[1]["train_time_ms"] != first["train_time_ms"]
 
 
-def test_dry_run_lists_with_times_and_changes_nothing(run, tmp_path, capsys):
-    run("train_resnet.py", *SMALL, "--epochs", "1")
-    before = (tmp_path / "results/resnet.csv").read_bytes()
-    capsys.readouterr()
-    assert run("train_resnet.py", *SMALL, "--epochs", "1", "--opt", "adam", "sgd", "--dry-run") == 0
-    out = capsys.readouterr().out
-    assert re.search(r"digits resnet18 adam .*: done\n", out)
-    assert re.search(r"digits resnet18 sgd .*: about [\d.]+ s\n", out)
-    assert (tmp_path / "results/resnet.csv").read_bytes() == before
-    assert run("train_resnet.py", *SMALL, "--dry-run", "--results-dir", "new") == 0
-    assert run("train_svm.py", *SMALL, "--dry-run", "--results-dir", "new") == 0
-    assert not (tmp_path / "new").exists()
+def test_a_dry_run_estimates_every_script_and_changes_nothing(run, tmp_path, capsys):
+    for script in ("train_resnet.py", "train_svm.py", "compare_devices.py"):
+        flags = ["--arch", "resnet18", "--opt", "sgd"] if script != "train_svm.py" else []
+        assert run(script, *SMALL, *flags, "--dry-run", "--results-dir", "new") == 0
+        assert re.search(r"in all about [\d.:]+ (s|min) \(\d+ s\)", capsys.readouterr().out)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_diverged_run_is_a_row_and_is_tried_again(run, tmp_path, capsys):
@@ -117,7 +115,7 @@ def test_a_diverged_run_is_a_row_and_is_tried_again(run, tmp_path, capsys):
         assert rows["1e+20"]["status"] == "diverged"
         assert "loss is" in rows["1e+20"]["reason"]
         assert rows["1e+20"]["test_accuracy"] == ""
-    assert "1 are in results/resnet.csv, 1 to run" in capsys.readouterr().out
+    assert "results/resnet.csv: 1 of 2 rows to run" in capsys.readouterr().out
 
 
 def test_out_of_memory_becomes_rows_for_what_is_left(run, tmp_path, monkeypatch):
@@ -135,36 +133,46 @@ def test_out_of_memory_becomes_rows_for_what_is_left(run, tmp_path, monkeypatch)
     assert rows[0]["reason"] == "CUDA out of memory. Tried to allocate 2 GiB"
 
 
-def test_a_saved_model_is_plain_torchvision_and_predicts_what_the_row_says(run, tmp_path):
+def test_kernel_values_that_overflow_become_a_row(run, tmp_path):
+    flags = ["--kernel", "poly", "--C", "1", "--gamma", "100", "--degree", "100"]
+    assert run("train_svm.py", *SMALL, *flags) == 1
+    (row,) = read(tmp_path / "results/svm.csv")
+    assert row["status"] == "diverged"
+    assert "kernel values are not finite" in row["reason"]
+
+
+def test_a_saved_model_is_torchvisions_and_predicts_what_the_row_says(run, tmp_path, capsys):
     flags = [*SMALL, "--epochs", "1", "2", "--no-amp"]  # bf16 could turn a near tie
     assert run("train_resnet.py", *flags) == 0
-    assert run("train_resnet.py", *flags, "--save-model", "models") == 0, (
-        "saves rows that are there"
-    )
+    assert run("train_resnet.py", *flags, "--save-model", "models") == 0, "saves finished runs"
     models, rows = sorted((tmp_path / "models").glob("*.pt")), read(tmp_path / "results/resnet.csv")
-    assert len(models) == 2
+    assert len(models) == capsys.readouterr().out.count("saved models/") == 2
     split = common.load_split("digits", Path("data"), split_seed=0, limit=100)
     for path, row in zip(models, sorted(rows, key=lambda row: row["epochs"]), strict=True):
+        saved = torch.load(path, weights_only=True)
+        assert (saved["mean"], saved["std"]) == split.scale
         network = torchvision.models.resnet18(num_classes=10)
         network.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
-        network.load_state_dict(torch.load(path, weights_only=True), strict=True)
+        network.load_state_dict(saved["weights"], strict=True)
         model = common.Classifier(network, split.scale, torch.float32)
         _, predictions = common.evaluate(model, split.test)
         assert common.accuracy(predictions, split.test.labels) == float(row["test_accuracy"])
         codes = np.frombuffer(zlib.decompress(base64.b64decode(row["test_errors"])), np.uint8)
-        wrong = codes > 0
-        labels = split.test.labels.numpy()
+        wrong, labels = codes > 0, split.test.labels.numpy()
         assert ((codes[wrong] - 1) // 10 == labels[wrong]).all()
         assert (np.where(wrong, (codes - 1) % 10, labels) == predictions.numpy()).all()
         assert json.loads(row["test_classes"]) == np.bincount(labels, minlength=10).tolist()
+    models[0].write_bytes(b"")
+    assert run("train_resnet.py", *flags, "--save-model", "models") == 0
+    assert models[0].stat().st_size > 0, "an empty file is no saved model"
 
 
-def test_the_loading_example_of_the_readme_runs(run, tmp_path, capsys):
+def test_the_python_examples_of_the_readme_run(run, tmp_path, capsys):
     run("train_resnet.py", "--dataset", "digits", "--epochs", "2", "--save-model", "models")
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    capsys.readouterr()
-    exec(compile(example, "README.md", "exec"), {})
-    assert re.fullmatch(r"tensor\(\[.*\]\) tensor\(\[.*\]\)\n", capsys.readouterr().out)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert any("load_state_dict" in example for example in examples)
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
 
 
 def test_train_svm_runs_the_24_settings_on_the_split_of_the_resnets(run, tmp_path):
@@ -182,13 +190,12 @@ def test_train_svm_runs_the_24_settings_on_the_split_of_the_resnets(run, tmp_pat
         assert int(row["support_vectors"]) <= 350
         assert float(row["fit_time_ms"]) > 0
         assert float(row["predict_time_ms"]) > 0
+        assert float(row["training_flops"]) > 2 * 784 * 350
     assert max(float(row["test_accuracy"]) for row in rows) > 0.9
 
 
-@pytest.mark.parametrize("solver", train_svm.SOLVERS)
+@pytest.mark.parametrize("solver", ["gram", "sklearn"])
 def test_svm_rows_are_what_scikit_learn_gives(run, tmp_path, solver):
-    from sklearn.svm import SVC
-
     factors = ["--kernel", "poly", "--C", "2", "--gamma", "scale", "--degree", "2"]
     run("train_svm.py", *SMALL, *factors, "--solver", solver)
     (row,) = read(tmp_path / "results/svm.csv")
@@ -200,36 +207,7 @@ def test_svm_rows_are_what_scikit_learn_gives(run, tmp_path, solver):
     assert float(row["test_accuracy"]) == pytest.approx(expected, abs=1e-12)
     assert int(row["support_vectors"]) == pytest.approx(svm.n_support_.sum(), abs=1)
     assert float(row["gamma_value"]) == pytest.approx(1 / (784 * x.var()))
-    assert (float(row["shared_time_ms"]) > 0) == (solver == "gram")
-
-
-def test_products_are_computed_once_for_all_settings_and_never_beyond_the_memory_limit(
-    run, tmp_path, capsys, monkeypatch
-):
-    """Nor for a few settings, where bytes are multiplied fast."""
-    assert run("train_svm.py", *SMALL, "--kernel", "rbf") == 0
-    rows = read(tmp_path / "results/svm.csv")
-    assert len({row["shared_time_ms"] for row in rows}) == 1
-    assert capsys.readouterr().out.count("GiB, stored") == 1
-    flags = [*SMALL, "--kernel", "rbf", "--memory-limit", "0", "--results-dir", "small"]
-    assert run("train_svm.py", *flags) == 0
-    assert "computed where they are needed" in capsys.readouterr().out
-    for row, other in zip(rows, read(tmp_path / "small/svm.csv"), strict=True):
-        assert row["test_errors"] == other["test_errors"]
-    few = [*SMALL, "--kernel", "rbf", "--C", "1", "--gamma", "scale", "--force"]
-    for fast, state in ((True, "computed where they are needed"), (False, "stored")):
-        monkeypatch.setattr(train_svm, "multiplies_bytes", lambda device, fast=fast: fast)
-        assert run("train_svm.py", *few, "--results-dir", state) == 0
-        assert f"GiB, {state}" in capsys.readouterr().out
-
-
-def test_train_size_is_recorded_and_is_a_setting_of_its_own(run, tmp_path):
-    flags = [*SMALL, "--kernel", "rbf", "--C", "1", "--gamma", "0.01"]
-    run("train_svm.py", *flags)
-    run("train_svm.py", *flags, "--train-size", "40")
-    rows = read(tmp_path / "results/svm.csv")
-    assert [(row["train_size"], row["n_train"]) for row in rows] == [("", "70"), ("40", "40")]
-    assert rows[0]["split_id"] == rows[1]["split_id"]
+    assert (row["training_flops"] == "") == (solver == "sklearn")
 
 
 def test_seed_sets_the_split_unless_split_seed_does(run, tmp_path):
@@ -242,61 +220,91 @@ def test_seed_sets_the_split_unless_split_seed_does(run, tmp_path):
 
 
 @needs_no_gpu
-def test_compare_devices_measures_what_is_there_and_skips_what_is_not(run, tmp_path, capsys):
-    flags = [*SMALL, "--arch", "resnet18", "--opt", "sgd", "--repeats", "2", "--epochs", "1"]
-    assert run("compare_devices.py", "--device", "cpu", "cuda", *flags) == 0
-    measured, skipped = read(tmp_path / "results/devices.csv")
-    assert measured["status"] == "ok"
-    assert (skipped["device"], skipped["status"]) == ("cuda", "skipped")
-    assert skipped["reason"] == "no cuda device here"
-    assert skipped["test_accuracy"] == skipped["train_time_ms"] == skipped["training_flops"] == ""
-    assert float(measured["step_ms_min"]) <= float(measured["step_ms"])
-    assert float(measured["step_ms"]) <= float(measured["step_ms_max"])
-    assert float(measured["peak_memory_mib"]) > 100
-    assert int(measured["forward_flops"]) == 2 * int(measured["forward_macs"])
-
-
-def test_compare_devices_trains_exactly_as_train_resnet(run, tmp_path):
+def test_compare_devices_trains_as_train_resnet_and_skips_an_absent_device(run, tmp_path, capsys):
     flags = [*SMALL, "--arch", "resnet18", "--opt", "sgd", "--bs", "16", "--epochs", "1"]
     run("train_resnet.py", *flags)
-    run("compare_devices.py", *flags, "--repeats", "1")
+    assert run("compare_devices.py", *flags, "--repeats", "2", "--device", "cpu", "cuda") == 0
+    assert "cuda is skipped: PyTorch sees no cuda device" in capsys.readouterr().out
     (resnet,), (device,) = (
         read(tmp_path / f"results/{name}.csv") for name in ("resnet", "devices")
     )
-    for name in ("weights_sha256", "test_accuracy", "split_id", "precision"):
+    for name in ("weights_sha256", "test_accuracy", "split_id", "precision", "training_flops"):
         assert resnet[name] == device[name]
-
-
-@pytest.mark.parametrize(
-    ("arch", "forward_flops", "training_flops"),
-    [("resnet18", 66.0e6, 196.8e6), ("resnet50", 155.9e6, 466.5e6)],
-)
-def test_flops_are_the_published_ones(arch, forward_flops, training_flops):
-    costs = compare_devices.costs(arch)
-    assert costs["forward_flops"] == pytest.approx(forward_flops, rel=1e-3)
-    assert costs["training_flops"] == pytest.approx(training_flops, rel=1e-3)
-
-
-def test_the_tables_take_the_rows_of_the_scripts(run, tmp_path, capsys):
-    run("train_resnet.py", *SMALL, "--arch", "resnet18", "resnet50", "--epochs", "1")
-    run("train_svm.py", *SMALL, "--kernel", "rbf")
-    run("compare_devices.py", *SMALL, "--arch", "resnet18", "--repeats", "1", "--epochs", "1")
-    capsys.readouterr()
-    assert run("make_tables.py") == 0
-    text = capsys.readouterr().out
-    row = next(row for row in read(tmp_path / "results/resnet.csv") if row["arch"] == "resnet18")
-    assert f"| 32 | Adam | 0.001 | {100 * float(row['test_accuracy']):.2f} [" in text
-    assert text.count("**digits, ") == 4
+    assert float(device["step_ms_min"]) <= float(device["step_ms"])
+    assert float(device["step_ms"]) <= float(device["step_ms_max"])
+    assert float(device["peak_memory_mib"]) > 100
 
 
 def test_real_images_are_learnt(run, tmp_path, real_data):
-    """2,000 images and one epoch: far above chance, for both models and both data sets."""
+    """2,000 images and two epochs: far above chance, for both models and both data sets."""
     flags = ["--dataset", "mnist", "fashion", "--limit", "2000", "--data-dir", real_data]
     assert run("train_resnet.py", *flags, "--epochs", "2", "--bs", "16") == 0
     assert run("train_svm.py", *flags, "--kernel", "rbf", "--C", "1", "--gamma", "scale") == 0
     for name in ("resnet", "svm"):
         for row in read(tmp_path / f"results/{name}.csv"):
             assert float(row["test_accuracy"]) > {"mnist": 0.6, "fashion": 0.5}[row["dataset"]]
+
+
+# --- devices and machines ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dead_gpu(monkeypatch):
+    """A GPU that PyTorch lists and that dies in its first operation, as an old card does."""
+
+    def ones(*_, device=None):
+        if str(device) == "cuda":
+            raise RuntimeError("CUDA error: no kernel image is available\nmore")
+        return torch.zeros(1)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "ones", ones)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    common.device_problem.cache_clear()
+    yield chosen
+    common.device_problem.cache_clear()
+
+
+def test_a_gpu_that_cannot_be_used_is_not_used(dead_gpu, capsys, monkeypatch):
+    """auto takes the CPU with one line, cuda is refused; each process has chosen its own first."""
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert common.pick_device("auto").type == "cpu"
+    assert capsys.readouterr().out.count("no kernel image is available") == 1
+    assert_refused(lambda: common.pick_device("cuda"), capsys, "no kernel image", "--device cpu")
+    assert dead_gpu == [1]
+
+
+def test_the_scripts_start_without_the_modules_that_windows_lacks():
+    code = (
+        "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        f"import {', '.join(module.__name__ for module in SCRIPTS.values())}"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path):
+    command = f"{sys.executable} {ROOT / 'train_svm.py'} --dataset digits --dry-run > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_every_flag_with_its_default(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        SCRIPTS[script].parse_args(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    if script != "make_tables.py":
+        assert text.count("(default:") == len(re.findall(r"^  --", text, re.MULTILINE))
+
+
+def test_the_flags_names_in_full_are_understood():
+    args = train_resnet.parse_args(["--optimizer", "sgd", "--batch-size", "16"])
+    assert (args.opt, args.bs) == (["sgd"], [16])
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -345,13 +353,12 @@ BAD_FLAGS = [
     ("train_svm.py", "--gamma 0", "--gamma"),
     ("train_svm.py", "--degree 2.5", "--degree"),
     ("train_svm.py", "--degree 0", "--degree"),
+    ("train_svm.py", "--degree 1000", "--degree"),
+    ("train_svm.py", "--degree 100000000000000000000", "--degree"),
+    ("train_svm.py", "--coef0 1e308", "--coef0"),
     ("train_svm.py", "--coef0 nan", "--coef0"),
     ("train_svm.py", "--kernel linear", "--kernel"),
-    ("train_svm.py", "--train-size 5", "--train-size"),
-    ("train_svm.py", "--dataset digits --train-size 1258", "--train-size"),
     ("train_svm.py", "--solver libsvm", "--solver"),
-    ("train_svm.py", "--memory-limit -1", "--memory-limit"),
-    ("train_svm.py", "--solver sklearn --device cuda", "--solver"),
     ("compare_devices.py", "--device auto", "--device"),
     ("compare_devices.py", "--repeats 0", "--repeats"),
     ("make_tables.py", "--format html", "--format"),
@@ -420,7 +427,7 @@ def test_damaged_data_is_refused_in_one_line(run, tmp_path, capsys, offline, rea
     assert_refused(
         lambda: run("train_svm.py", "--dataset", "mnist"), capsys, "MNIST", "--dataset digits"
     )
-    assert not list((tmp_path / "results").glob("*.csv"))
+    assert not list((tmp_path / "results").glob("*"))
 
 
 @pytest.mark.parametrize("flag", ["--data-dir", "--results-dir", "--save-model"])
@@ -441,72 +448,117 @@ def test_rows_of_another_version_are_refused_before_any_work(run, tmp_path, caps
     assert_refused(lambda: run(script, *SMALL), capsys, "other columns", "--results-dir")
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("val_accuracy", "high"),
-        ("test_accuracy", "nan"),
-        ("n_test", ""),
-        ("arch", "resnet9000"),
-        ("optimizer", "lion"),
-        ("split_id", "other"),
-        ("train_time_ms", None),
-    ],
-)
-def test_broken_rows_are_refused_by_the_tables(run, tmp_path, capsys, name, change):
-    run("train_resnet.py", *SMALL, "--epochs", "1")
-    path = tmp_path / "results/resnet.csv"
-    (row,) = read(path)
-    broken = {key: value for key, value in row.items() if key != name or change is not None}
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, broken.keys())
-        writer.writeheader()
-        writer.writerow(row if change is not None else broken)
-        if change is not None:
-            writer.writerow(broken | {name: change})
-    capsys.readouterr()
-    assert_refused(lambda: run("make_tables.py"), capsys)
-
-
-def test_a_missing_readme_is_refused(run, capsys):
-    assert_refused(lambda: run("make_tables.py", "--readme", "absent.md"), capsys, "absent.md")
-
-
 def test_errors_reach_the_shell_without_a_traceback(tmp_path):
-    for script in SCRIPTS:
-        command = [sys.executable, str(ROOT / script), "--nonsense"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("flags", [["--fast"], ["--quick", "--dry-run"], ["--quick", "more"]])
-def test_run_all_refuses_other_flags(flags):
-    command = ["bash", str(ROOT / "run_all.sh"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "train_svm.py"), "--nonsense"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+# --- run_all.sh ----------------------------------------------------------------------------------
+
+
+def run_all(*flags: str, **options) -> subprocess.CompletedProcess:
+    command = ["bash", str(ROOT / "run_all.sh"), *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--fast",
+        "--quick --dry-run",
+        "--quick more",
+        "--processes 0",
+        "--processes",
+        "--results-dir",
+    ],
+)
+def test_run_all_refuses_other_flags(flags):
+    done = run_all(*flags.split())
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_run_all_explains_itself():
+    done = run_all("--help")
+    assert done.returncode == 0
+    assert all(flag in done.stdout for flag in ("--dry-run", "--quick", "--processes"))
+    assert "set -euo" not in done.stdout
+
+
+def copy_with(tmp_path: Path, train_svm: str) -> dict:
+    """A folder with run_all.sh and stand-ins for the scripts; the options to run it there."""
+    shutil.copy(ROOT / "run_all.sh", tmp_path)
+    for script in SCRIPTS:
+        (tmp_path / script).write_text("")
+    (tmp_path / "train_svm.py").write_text(train_svm)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {"cwd": tmp_path, "env": os.environ | {"PATH": path}}
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 0), (2, 2), (130, 130)])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_run_all_goes_on_after_a_failed_run_and_passes_on_other_exit_codes(
+    tmp_path, code, expected, processes
+):
+    options = copy_with(tmp_path, f"raise SystemExit({code})")
+    if processes == "2" and code == 1:
+        pytest.skip("under torchrun a script does not exit with 1")
+    command = ["bash", "run_all.sh", "--processes", processes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == expected, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_all_ends_with_1_if_a_row_tells_of_a_failed_run(tmp_path):
+    options = copy_with(tmp_path, "")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/svm.csv").write_text("dataset,status,reason\nmnist,diverged,loss\n")
+    command = ["bash", "run_all.sh", "--processes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 1
+    assert done.stderr.count("some runs failed") == 1
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_run_all_alone_stops_the_python_processes_too(tmp_path, name, code, processes):
+    waiting = "import os, pathlib, time\npathlib.Path(f'pid-{os.getpid()}').touch()\ntime.sleep(60)"
+    options = copy_with(tmp_path, waiting)
+    process = subprocess.Popen(
+        ["bash", "run_all.sh", "--processes", processes], stderr=subprocess.DEVNULL,
+        start_new_session=True, **options,
+    )  # fmt: skip
+    while len(list(tmp_path.glob("pid-*"))) < int(processes):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(timeout=30) == code
+    for path in tmp_path.glob("pid-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name.removeprefix("pid-")), 0)
 
 
 # --- commands that are shown ---------------------------------------------------------------------
 
 
 def shown_commands() -> list[str]:
-    """Every python command in README, the docstrings and run_all.sh."""
+    """Every python command in the pages and the docstrings."""
     found = []
-    for name in ("README.md", "run_all.sh", *SCRIPTS):
-        text = (ROOT / name).read_text().replace("\\\n", " ").replace("run ", "python ")
+    for name in ("README.md", "results/README.md", *SCRIPTS):
+        text = (ROOT / name).read_text().replace("\\\n", " ")
         found += re.findall(
             r"^[ `]*(?:OMP_NUM_THREADS=1 )?(python \w+\.py[^`\n#|]*)", text, re.MULTILINE
         )
-    return sorted({re.sub(r'"\$\{flags\[@\]\}"|\[.*', "", line).strip() for line in found})
+    return sorted({line.strip() for line in found})
 
 
 @pytest.mark.parametrize("command", shown_commands())
 def test_every_command_that_is_shown_parses(command):
-    _, script, *flags = shlex.split(command.replace('"$results"', "results"))
+    _, script, *flags = shlex.split(command)
     SCRIPTS[script].parse_args(flags)
 
 

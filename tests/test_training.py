@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,21 +12,27 @@ from torch.nn import functional as F
 
 import common
 import train_resnet
-from common import Classifier, Trainer
 
 
-def linear_model(scale=(0.0, 255.0), precision=torch.float32) -> Classifier:
+def linear_model(scale=(0.0, 255.0), precision=torch.float32) -> common.Classifier:
     torch.manual_seed(0)
-    return Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), scale, precision)
+    return common.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), scale, precision)
 
 
-def setting(**changes) -> train_resnet.Setting:
-    values = {
+def make_row(**changes) -> dict:
+    return {
         "dataset": "digits", "limit": 100, "arch": "resnet18", "optimizer": "sgd", "lr": 1e-2,
-        "momentum": 0.9, "batch_size": 16, "pin_memory": "n/a", "amp": False,
+        "momentum": 0.9, "batch_size": 16, "epochs": 1, "pin_memory": "n/a", "amp": "false",
         "precision": "float32", "device": "cpu", "seed": 0, "split_seed": 0,
-    }  # fmt: skip
-    return train_resnet.Setting(**values | changes)
+    } | changes  # fmt: skip
+
+
+def fit(model, optimizer, split, *, epochs=1, batch_size=16, seed=0) -> list[dict]:
+    """The history of a whole training."""
+    *_, history = common.fit(
+        model, optimizer, split.train, split.val, epochs=[epochs], batch_size=batch_size, seed=seed
+    )
+    return history
 
 
 def reference_fit(network, optimizer, part, scale, *, epochs, batch_size, seed):
@@ -40,30 +47,17 @@ def reference_fit(network, optimizer, part, scale, *, epochs, batch_size, seed):
             optimizer.step()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", train_resnet.OPTIMIZERS)
 def test_fit_gives_the_weights_of_a_plain_loop_bit_for_bit(small, optimizer):
-    trainer = train_resnet.build(setting(optimizer=optimizer, lr=1e-3), small.scale)
-    network = copy.deepcopy(trainer.model.network)
+    """The last batch is one of 6 of the 70 images."""
+    model, ours = train_resnet.build(make_row(optimizer=optimizer, lr=1e-3), small.scale)
+    network = copy.deepcopy(model.network)
     theirs = train_resnet.OPTIMIZERS[optimizer](network.parameters(), 1e-3, 0.9)
-    list(common.fit(trainer, small.train, small.val, epochs=2, batch_size=16, seed=7))
+    fit(model, ours, small, epochs=2, seed=7)
     reference_fit(network, theirs, small.train, small.scale, epochs=2, batch_size=16, seed=7)
     expected = network.state_dict()
-    for name, value in trainer.model.network.state_dict().items():
+    for name, value in model.network.state_dict().items():
         assert value.equal(expected[name]), name
-
-
-def test_there_is_one_optimizer_step_for_each_batch(small):
-    model, steps = linear_model(), []
-
-    class CountingSGD(torch.optim.SGD):
-        def step(self, closure=None):
-            steps.append(None)
-            return super().step(closure)
-
-    trainer = Trainer(model, CountingSGD(model.parameters(), 0.1))
-    list(common.fit(trainer, small.train, small.val, epochs=3, batch_size=16, seed=0))
-    # 70 images are 4 batches of 16 and one of 6.
-    assert len(steps) - common.WARMUP_STEPS == 3 * 5
 
 
 def test_a_last_batch_of_one_image_joins_the_one_before():
@@ -74,84 +68,83 @@ def test_a_last_batch_of_one_image_joins_the_one_before():
     assert common.batch_sizes(49_000, 32)[-2:] == [32, 8]
 
 
-def test_an_epoch_trains_on_every_image_once_in_its_order(small, monkeypatch):
-    seen, trainer = [], Trainer(model := linear_model(), torch.optim.SGD(model.parameters(), 0.1))
-    monkeypatch.setattr(trainer, "step", lambda *batch: seen.append(batch))
-    order = torch.randperm(len(small.train.labels))
-    list(common.train_epoch(trainer, small.train, order, 16, pin_memory=False, label="",
-                            pauses=False))  # fmt: skip
-    images, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    assert images.equal(small.train.images[order])
-    assert labels.equal(small.train.labels[order])
-    assert [len(labels) for _, labels in seen] == [16, 16, 16, 16, 6]
-
-
 def test_resnet_overfits_64_images(small):
-    part = common.Part(
-        *(getattr(small.train, name)[:64] for name in ("images", "labels", "indices"))
-    )
-    trainer = train_resnet.build(setting(lr=0.002), small.scale)
-    list(common.fit(trainer, part, small.val, epochs=15, batch_size=16, seed=0))
-    loss, predictions = common.evaluate(trainer.model, part)
+    part = common.Part(small.train.images[:64], small.train.labels[:64])
+    model, optimizer = train_resnet.build(make_row(lr=0.002), small.scale)
+    list(common.fit(model, optimizer, part, small.val, epochs=[15], batch_size=16, seed=0))
+    loss, predictions = common.evaluate(model, part)
     assert predictions.equal(part.labels)
     assert loss < 0.1
 
 
-def test_losses_and_accuracies_are_means_over_images(small):
+def test_losses_and_accuracies_are_means_over_images(small, monkeypatch):
+    """Whatever batches they are summed over."""
+    monkeypatch.setattr(common, "EVAL_BATCH", 6)
     model = linear_model()
-    loss, predictions = common.evaluate(model, small.test)
-    logits = model(small.test.images)
-    assert loss == pytest.approx(F.cross_entropy(logits, small.test.labels).item(), rel=1e-5)
-    assert predictions.equal(logits.argmax(1))
-    frozen = Trainer(model, torch.optim.SGD(model.parameters(), 0.0))
-    (epoch,) = common.fit(frozen, small.train, small.val, epochs=1, batch_size=16, seed=0)
-    loss, predictions = common.evaluate(model, small.train)
-    assert epoch.train_loss == pytest.approx(loss, rel=1e-5)
-    assert epoch.train_accuracy == pytest.approx(common.accuracy(predictions, small.train.labels))
+    (epoch,) = fit(model, torch.optim.SGD(model.parameters(), 0.0), small)
+    for name, part in (("train", small.train), ("val", small.val)):
+        logits = model(part.images)
+        loss, right = F.cross_entropy(logits, part.labels), logits.argmax(1) == part.labels
+        assert epoch[f"{name}_loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert epoch[f"{name}_accuracy"] == pytest.approx(right.double().mean().item())
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_amp_stays_close_to_float32(digits, precision):
-    """fp16 goes through a working GradScaler, bf16 through one that does nothing."""
     last = []
-    for kind in (torch.float32, precision):
-        model = linear_model(digits.scale, kind)
-        trainer = Trainer(model, train_resnet.OPTIMIZERS["sgd"](model.parameters(), 0.01, 0.9))
-        assert trainer.scaler.is_enabled() == (kind == torch.float16)
-        *_, epoch = common.fit(trainer, digits.train, digits.val, epochs=2, batch_size=32, seed=0)
-        last.append(epoch)
-    assert last[1].train_loss == pytest.approx(last[0].train_loss, rel=0.02)
-    assert last[1].val_accuracy == pytest.approx(last[0].val_accuracy, abs=0.02)
+    for each in (torch.float32, precision):
+        model = linear_model(digits.scale, each)
+        optimizer = train_resnet.OPTIMIZERS["sgd"](model.parameters(), 0.01, 0.9)
+        last.append(fit(model, optimizer, digits, epochs=2, batch_size=32)[-1])
+    assert last[1]["train_loss"] == pytest.approx(last[0]["train_loss"], rel=0.02)
+    assert last[1]["val_accuracy"] == pytest.approx(last[0]["val_accuracy"], abs=0.02)
+    assert last[1]["train_loss"] != last[0]["train_loss"]
+
+
+def test_in_float16_a_step_whose_scaled_gradients_overflow_is_skipped(small, monkeypatch):
+    """And the scale is halved."""
+    scalers, make = [], torch.amp.GradScaler
+    monkeypatch.setattr(
+        torch.amp, "GradScaler",
+        lambda *args, **options: scalers.append(make(*args, init_scale=2.0**120, **options))
+        or scalers[-1],
+    )  # fmt: skip
+    model = linear_model(small.scale, torch.float16)
+    before = model.network[1].weight.clone()
+    fit(model, train_resnet.OPTIMIZERS["sgd"](model.parameters(), 0.01, 0.9), small)
+    assert model.network[1].weight.equal(before)
+    assert scalers[0].get_scale() == 2.0**115, "there are five steps"
 
 
 def test_resnet_in_bfloat16_gives_nearly_the_float32_logits(small):
-    model = train_resnet.build(setting(), small.scale).model
+    model, _ = train_resnet.build(make_row(), small.scale)
     exact = model(small.train.images)
     model.precision = torch.bfloat16
     torch.testing.assert_close(model(small.train.images), exact, rtol=0.05, atol=0.25)
 
 
-def test_nested_epochs_are_separate_runs(small):
+def test_nested_epochs_are_separate_runs_and_weights_depend_on_the_seed_alone(small, tmp_path):
     """--epochs 1 3 trains once and gives the rows of two trainings."""
-    both = list(train_resnet.train(setting(), [1, 3], small))
-    (short,) = train_resnet.train(setting(), [1], small)
-    (long,) = train_resnet.train(setting(), [3], small)
-    for ours, alone in zip(both, (short, long), strict=True):
-        for name in ("epochs", "weights_sha256", "test_accuracy", "val_accuracy"):
+    args = SimpleNamespace(data_dir=None, results_dir=tmp_path, save_model=None)
+
+    def train(*epochs, seed=0) -> list[dict]:
+        rows = [make_row(epochs=number, seed=seed) for number in epochs]
+        return list(train_resnet.train(rows, args))
+
+    both = train(1, 3)
+    for ours, alone in zip(both, train(1) + train(3), strict=True):
+        for name in ("epochs", "weights_sha256", "test_errors", "val_accuracy", "training_flops"):
             assert ours[name] == alone[name]
-    assert both[0]["train_time_ms"] < both[1]["train_time_ms"]
     assert [len(json.loads(row["history"])) for row in both] == [1, 3]
+    assert both[1]["training_flops"] == 3 * both[0]["training_flops"]
+    for row in both:
+        times = [epoch["train_time_ms"] for epoch in json.loads(row["history"])]
+        assert row["train_time_ms"] == pytest.approx(sum(times))
+    (other,) = train(1, seed=1)
+    assert other["weights_sha256"] != both[0]["weights_sha256"]
 
 
-def test_weights_depend_on_the_seed_alone(small):
-    first, again, other = (
-        next(train_resnet.train(setting(seed=seed), [1], small))["weights_sha256"]
-        for seed in (0, 0, 1)
-    )
-    assert first == again != other
-
-
-def test_initial_weights_are_torchvisions(small):
+def test_initial_weights_are_torchvisions():
     """All but the stem are those that torchvision draws, whatever was drawn before."""
     torch.rand(3)
     ours = train_resnet.build_network("resnet18", seed=5).state_dict()
@@ -163,43 +156,32 @@ def test_initial_weights_are_torchvisions(small):
     assert ours["conv1.weight"].std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("arch", "parameters"),
-    [("resnet18", 11_175_370), ("resnet34", 21_283_530), ("resnet50", 23_522_250)],
-)
-def test_networks_have_the_published_number_of_parameters(arch, parameters):
-    network = train_resnet.build_network(arch, seed=0)
-    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-
-
 def test_a_diverging_run_raises(small):
-    trainer = train_resnet.build(setting(lr=1e20), small.scale)
-    with pytest.raises(FloatingPointError, match=r"epoch 1: training loss is (nan|inf)"):
-        list(common.fit(trainer, small.train, small.val, epochs=3, batch_size=16, seed=0))
-
-
-def test_a_run_that_breaks_in_its_last_step_raises(small):
-    """The only step's loss is still finite; the weights after it are not."""
-    trainer = train_resnet.build(setting(lr=1e38), small.scale)
-    with pytest.raises(FloatingPointError, match="validation loss nan"):
-        list(common.fit(trainer, small.train, small.val, epochs=1, batch_size=70, seed=0))
+    """Also one whose only training loss is finite, while the weights after it are not."""
+    for lr, batch_size, message in (
+        (1e20, 16, "epoch 1: training loss is (nan|inf)"),
+        (1e38, 70, "epoch 1: training loss is 2.*, validation loss nan"),
+    ):
+        model, optimizer = train_resnet.build(make_row(lr=lr), small.scale)
+        with pytest.raises(FloatingPointError, match=message):
+            fit(model, optimizer, small, epochs=3, batch_size=batch_size)
 
 
 def test_precision_follows_the_device_and_is_explained(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert common.pick_precision(cpu, True) == (torch.bfloat16, "CPU with AMX")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert common.pick_precision(cpu, True) == (torch.bfloat16, "CPU with AVX512_BF16")
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert common.pick_precision(cpu, True)[0] == torch.float32
-    native = {}
-    monkeypatch.setattr(
-        torch.cuda,
-        "is_bf16_supported",
-        lambda including_emulation=True: including_emulation or native["bf16"],
-    )
-    for native["bf16"], expected in ((True, torch.bfloat16), (False, torch.float16)):
-        assert common.pick_precision(cuda, True)[0] == expected
+    for amx, avx, dtype, reason in (
+        (True, True, torch.bfloat16, "CPU with AMX"),
+        (False, True, torch.bfloat16, "CPU with AVX512_BF16"),
+        (False, False, torch.float32, "CPU without bf16 instructions"),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        assert common.pick_precision(cpu, True) == (dtype, reason)
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, native=native: including_emulation or native,
+        )
+        assert common.pick_precision(cuda, True)[0] == dtype
     assert common.pick_precision(cuda, False) == (torch.float32, "--no-amp")
