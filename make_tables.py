@@ -1,288 +1,184 @@
-"""Turn the rows in results/ into markdown tables, charts and verdicts.
+"""Turn the rows in results/ into tables, pictures and verdicts.
 
-    python make_tables.py                      # all of it to stdout, for pasting
-    python make_tables.py --readme README.md   # into its markers, and into results/README.md
-    python make_tables.py --check              # exit 1 if the two are not what the rows give
-    python make_tables.py --table verdicts     # one of them
-    python make_tables.py --results-dir A B    # rows in several folders, of a cluster's nodes
+    python make_tables.py --readme README.md   # fill its markers, write results/README.md, pictures
+    python make_tables.py --check              # exit 1 if one of these is not what the rows give
+    python make_tables.py --results-dir DIR    # write DIR/README.md and pictures, print the answer
+    python make_tables.py --results-dir A B    # rows of several folders; the page goes to the first
+    python make_tables.py --table claims       # print one table
 
-A choice among runs (epochs, hyperparameters, the best model) is made on validation accuracy alone;
-what was chosen is compared on test images. A difference inside its uncertainty is a tie.
+Every choice (hyperparameters, epochs, the best model) is made on validation accuracy alone. Chosen
+settings are compared on test images. A difference inside its uncertainty is a tie.
 """
 
 import argparse
 import base64
-import csv
 import hashlib
-import io
+import html
 import json
 import math
 import os
 import re
-import shutil
-import stat
-import sys
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
-from statistics import mean, stdev
+from urllib.parse import quote
 
-DATASETS = {"mnist": "MNIST", "fashion": "FashionMNIST", "digits": "digits"}
-ARCHITECTURES = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50"}
-OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
-DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
-MODELS = ("SVM", *ARCHITECTURES.values())
-COMPARED = ("SVM", "ResNet-18", "ResNet-50")  # the models and data sets of the claims
-CLAIMED = ("mnist", "fashion")
+import numpy as np
+from filelock import FileLock
+from scipy import stats
+
+import common
+import train_resnet
+
+NAMES = {  # as tables show them; any other name is shown as it is
+    "mnist": "MNIST", "fashion": "FashionMNIST", "resnet18": "ResNet-18", "resnet34": "ResNet-34",
+    "resnet50": "ResNet-50", "sgd": "SGD", "adam": "Adam", "cpu": "CPU", "cuda": "GPU",
+    "mps": "Apple GPU",
+}  # fmt: skip
 CLOTHES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
-GRID = tuple(product((16.0, 32.0), OPTIMIZERS, (1e-3, 1e-4)))  # the lines of the ResNet tables
-SVM = ("kernel", "C", "gamma", "degree", "coef0")
-TRAINING = ("batch_size", "optimizer", "lr", "momentum", "epochs")
-# Rows that differ in one of these are never put into one table.
-SETUP = (
-    "limit", "train_size", "fixed_split", "amp", "device", "device_name", "precision", "solver",
-)  # fmt: skip
-WORK = ("limit", "batch_size", "lr", "epochs", "amp", "fixed_split")  # of a device table
-MACHINE = ("device", "device_name", "threads")  # times are compared among rows of one of them
-FINISHED = ("ok", "collapsed")  # a collapsed run has failed at nothing but learning
+# The assignment fixes the models and data sets of its claims, and the eight lines of its tables.
+MODELS = ("SVM", "ResNet-18", "ResNet-50")
+CLAIMED = ("mnist", "fashion")
+GRID = tuple(product((16, 32), ("sgd", "adam"), (1e-3, 1e-4)))
+EPOCHS = 5  # of the assignment; longer trainings have a table of their own
+# Rows that differ in one of these never stand in one table.
+SETUP = ("fixed_split", "amp", "device", "device_name", "precision", "solver")
+MACHINE = ("device", "device_name", "threads")  # times are compared on one of them
+NO_FACTORS = {"dataset", "limit", "seed", "split_seed", "pin_memory", *SETUP}
+FACTORS = {
+    name: [column for column in common.key_columns(name) if column not in NO_FACTORS]
+    for name in common.COLUMNS
+}
+# What two finished rows of one run have in common, as far as they hold it; times may differ.
+SAME = ("split_id", "val_accuracy", "test_accuracy", "test_errors", "weights_sha256")
+PACKED = ("history", "test_classes", "test_errors")
 MISSING = "not measured"
 Results = dict[str, list[dict]]  # the rows of each file
-ACCURACY = ("n_train", "n_val", "n_test", "val_accuracy", "test_accuracy", "predict_time_ms")
-RESNET = (*ACCURACY, "lr", "batch_size", "epochs", "train_time_ms")
-NUMBERS = {  # the columns of each file that must be numbers in a finished row
-    "resnet": RESNET,
-    "svm": (*ACCURACY, "C", "fit_time_ms", "support_vectors"),
-    "devices": (
-        *RESNET, "step_ms", "step_ms_min", "step_ms_max", "images_per_second", "peak_memory_mib",
-        "parameters", "live_parameters", "forward_macs", "forward_flops", "training_flops",
-        "achieved_flops_per_second",
-    ),
-}  # fmt: skip
-# What tells a run from all others; and where it is there twice, what must be equal, what must be if
-# both rows keep it, and what may explain that it is not. Times may differ.
-RUN = ("dataset", "limit", "device", "seed", "split_seed")
-TRAINED = (*RUN, "arch", *TRAINING, "amp")
-KEYS = {
-    "resnet": (*TRAINED, "pin_memory", "precision"),
-    "svm": (*RUN, "train_size", *SVM, "solver"),
-    "devices": TRAINED,
-}
-SAME = ("split_id", "val_accuracy", "test_accuracy")
-SAME_IF_KEPT = ("test_errors", "weights_sha256")
-WHERE = ("torch", "threads", "device_name", "cpu_name")
-SCRIPTS = {"resnet": "train_resnet.py", "svm": "train_svm.py", "devices": "compare_devices.py"}
-MAX_FILE_BYTES = 2**30
-NAMES = {"dataset": DATASETS, "arch": ARCHITECTURES, "optimizer": OPTIMIZERS, "device": DEVICES}
-CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-# Test accuracy (%) that others report, without augmentation.
-PUBLISHED = {
-    ("mnist", "SVM"): "97.7 - 97.9", ("fashion", "SVM"): "86.3 - 88.3",
-    ("mnist", "ResNet-18"): "98.7 - 99.5", ("fashion", "ResNet-18"): "87 - 93",
-    ("mnist", "ResNet-50"): "98.0 - 99.3", ("fashion", "ResNet-50"): "1 less than ResNet-18",
-}  # fmt: skip
-PUBLISHED_SOURCE = (
-    "Published: ResNets without augmentation in public repositories, after 2 to 10 epochs; SVMs are"
-    " scikit-learn's defaults (poly and rbf), trained on the official 60,000 images."
-)
-
-
-def fail(message: str):
-    """Print one line on stderr, of what can be printed, and exit with code 2."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in message[:2000])
-    print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def load(folders: list[Path]) -> tuple[Results, dict[Path, str]]:
-    """All rows of some folders, each run once, and the SHA-256 of each file. Exits 2 if a file is
-    broken, or two do not agree."""
+def load(folders: list[Path]) -> tuple[Results, dict[str, str]]:
+    """The rows of all folders, each run once, and the SHA-256 of each file; exits 2 if a row is
+    broken or two rows disagree."""
     results, digests = {}, {}
-    for name in NUMBERS:
-        rows, columns = [], None
-        for path in [folder / f"{name}.csv" for folder in folders]:
-            content = read_bytes(path, name)
-            digests[path] = hashlib.sha256(content).hexdigest() if content is not None else "none"
-            header, found = read_rows(path, content or b"", name)
-            columns = columns or header
-            if header and header != columns:
-                odd = ", ".join(sorted(set(header) ^ set(columns))) or "in another order"
-                fail(f"{path} does not have the columns of the files before it: {odd}")
-            rows += found
-        results[name] = each_once(rows, name)
+    for name in common.COLUMNS:
+        paths = [folder / f"{name}.csv" for folder in folders]
+        rows = [prepare(path, row) for path in paths for row in common.read_rows(path)]
+        results[name] = each_once(rows)
+        for path in filter(Path.exists, paths):
+            label = harmless(path.name if len(folders) == 1 else str(path))
+            digests[label] = hashlib.sha256(path.read_bytes()).hexdigest()
+    splits = {}
+    for row in finished([row for rows in results.values() for row in rows]):
+        split = row["dataset"], row["split_seed"], row["limit"]
+        first = splits.setdefault(split, row)
+        if first["split_id"] != row["split_id"]:
+            common.fail(
+                f"{first['file']} and {row['file']}: rows of {split[0]} with split seed {split[1]}"
+                " differ in split_id, so they saw other images; remove the rows of one"
+            )
     return results, digests
 
 
-def read_bytes(path: Path, name: str) -> bytes | None:
-    """A file's content, None if it is absent. Exits 2 if it is no whole file of ours."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
-            raise OSError(f"it is not a file of at most {MAX_FILE_BYTES:,} bytes")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        fail(f"cannot read {path}: {error}")
-    if content and not content.endswith(b"\n"):
-        script = f"python {SCRIPTS[name]} --results-dir {path.parent}"
-        fail(f"cannot read {path}: its last line is torn; run {script} again, which sets it aside")
-    return content
-
-
-def read_rows(path: Path, content: bytes, name: str) -> tuple[list[str], list[dict]]:
-    """The columns and rows of a file, with numbers as float. Exits 2 if it is broken."""
-    csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
-    try:
-        reader = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
-        rows = [parse_row(row, name) | {"file": path} for row in reader]
-        return list(reader.fieldnames or ()), rows
-    except KeyError as error:
-        fail(f"cannot read {path}: it has no column {error}")
-    except (ValueError, csv.Error) as error:
-        fail(f"cannot read {path}: {error}; mend it or use another --results-dir")
-
-
-def each_once(rows: list[dict], name: str) -> list[dict]:
-    """Of the rows of each run a finished one, else a failed one, else one that was skipped; of
-    several the first. Exits 2 if two finished ones do not agree."""
-    kept = []
-    for run, alike in groups(rows, KEYS[name]).items():
-        done = finished(alike)
-        for pair in combinations(done, 2):
-            check_same(*pair, dict(zip(KEYS[name], run, strict=True)))
-        failed = [row for row in alike if row["status"] != "skipped"]
-        kept.append([*done, *failed, *alike][0])
-    return kept
-
-
-def check_same(first: dict, second: dict, run: dict) -> None:
-    """Exit 2 if two finished rows of one run differ in what its key should have settled."""
-    differ = [name for name in SAME if first[name] != second[name]]
-    for name in SAME_IF_KEPT:
-        values = {row.get(name, "") for row in (first, second)}
-        differ += [name] if len(values) == 2 and "" not in values else []
-    if not differ:
-        return
-    named = ", ".join(f"{name} {plain(value)}" for name, value in run.items() if value != "")
-    places = [name for name in WHERE if first.get(name, "") != second.get(name, "")]
-    why = ", ".join(f"{name} ({first[name]}, {second[name]})" for name in places)
-    why = f"{why} may explain it" if places else f"{', '.join(WHERE)} do not explain it"
-    files = " and ".join(listed([first, second], "file"))
-    fail(
-        f"{files}: the run {named} is there twice and differs in {', '.join(differ)}; {why};"
-        " remove one of its rows"
-    )
-
-
-def parse_row(row: dict[str, str], file: str) -> dict:
-    """Convert numbers, check names, and take from the texts what would break a table."""
-    if None in row or None in row.values():
-        raise ValueError("a row is torn")
-    row = {name: harmless(text) for name, text in row.items()}
-    for name, known in NAMES.items():
-        if name in row and row[name] not in known:
-            raise ValueError(f"unknown {name} {row[name]!r:.80}")
-    done = row["status"] in FINISHED
-    for name in (*NUMBERS[file], *(["shared_time_ms"] if row.get("shared_time_ms") else [])):
-        if done or row[name]:
-            row[name] = float(row[name])
-            fraction = name.endswith("accuracy")
-            high = 1 if fraction else sys.float_info.max
-            positive = not fraction and name != "shared_time_ms"
-            if not 0 <= row[name] <= high or (positive and row[name] == 0):
-                raise ValueError(f"{name} is {row[name]}")
-    row["model"] = "SVM" if file == "svm" else ARCHITECTURES[row["arch"]]
-    if done:
-        row["train_ms"] = row["fit_time_ms" if file == "svm" else "train_time_ms"]
-        # The Gram matrix is made once for all SVMs; a single one would have to wait for it too.
-        row["train_ms"] += row.get("shared_time_ms") or 0
-        if row.get("concurrent", "1") not in ("", "1"):  # it says little of how long it takes alone
-            row["train_ms"] = row["predict_time_ms"] = math.nan
-        row |= {"history": read_history(row.get("history")), **read_errors(row)}
+def prepare(path: Path, row: dict) -> dict:
+    """A row with texts that are safe in markdown, and its packed columns read."""
+    row = {
+        name: harmless(value) if isinstance(value, str) and name not in PACKED else value
+        for name, value in row.items()
+    }
+    required = "C" if path.stem == "svm" else "arch optimizer lr batch_size epochs"
+    for name in ("dataset", "seed", "split_seed", *required.split()):
+        if row[name] is None:
+            common.fail(f"{path}: a row has no {name}; mend or remove it")
+    row = {"device": "cpu"} | row | {"file": path, "key": common.key_of(path, row)}
+    row["model"] = "SVM" if path.stem == "svm" else name_of(row["arch"])
+    row["train_ms"] = row["fit_time_ms" if path.stem == "svm" else "train_time_ms"]
     # Seeds that share one split show less than those that each draw their own.
-    row["fixed_split"] = row["split_seed"] if row["split_seed"] != row["seed"] else ""
+    row["fixed_split"] = row["split_seed"] if row["split_seed"] != row["seed"] else None
+    if row["status"] == "ok":
+        row["accuracy_by_epoch"] = read_history(row)
+        row["codes"], row["confusion"] = read_errors(row)
     return row
 
 
 def harmless(text: str) -> str:
-    """A text in one line, without what ends a cell, a code span or a block, or starts a tag, a link
-    or, on GitHub Pages, a Liquid expression."""
-    text = " ".join(text.split())
-    if not text.isprintable():
-        text = "".join(filter(str.isprintable, text))
+    """A text on one line, without characters that end a table's cell, or start code, a tag, a link
+    or (on GitHub Pages) a Liquid expression."""
+    text = "".join(filter(str.isprintable, " ".join(text.split())))
     text = re.sub(r"([{\]])(?=[{%(\[])", r"\1 ", text)
-    return text.replace("|", "/").replace("`", "'").replace("<", "&lt;")
+    return text.replace("|", "/").replace("`", "'").replace("<", "&lt;")[:200]
 
 
-def read_history(text: str | None) -> list[dict[str, float]]:
-    """The figures of each epoch. ValueError if they are none."""
+def refuse(row: dict, problem: str):
+    common.fail(f"{row['file']}: a row's {problem}; mend or remove the row of {row['key']}")
+
+
+def read_history(row: dict) -> np.ndarray:
+    """Training and validation accuracy after each epoch [epochs, 2]."""
     try:
-        epochs = [
-            {name: float(epoch[name]) for name in CURVES} for epoch in json.loads(text or "[]")
-        ]
-    except (KeyError, TypeError, RecursionError):
-        raise ValueError("history does not hold the figures of each epoch") from None
-    if not all(math.isfinite(value) for epoch in epochs for value in epoch.values()):
-        raise ValueError("history holds a figure that is not finite")
-    return epochs
+        epochs = json.loads(row.get("history") or "[]")
+        pairs = [(each["train_accuracy"], each["val_accuracy"]) for each in epochs]
+        history = np.array(pairs, float).reshape(-1, 2)
+        if ((history >= 0) & (history <= 1)).all():
+            return history
+    except (KeyError, TypeError, ValueError, RecursionError):
+        pass
+    refuse(row, "history does not hold accuracies of epochs")
 
 
-def read_errors(row: dict) -> dict:
-    """What a row keeps of its test images: the places of the wrong ones (None if it keeps none),
-    how many of each label and prediction they are, and the images of each class. They are packed as
-    a byte for each: 0, or 1 + 10 * label + prediction. ValueError if it contradicts itself."""
+def read_errors(row: dict) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The code of each test image (0 if it is right, else 1 + 10 * label + prediction) and the
+    confusion matrix [label, prediction]; None, None if the row keeps no errors."""
     if not row.get("test_errors"):
-        return {"wrong": None, "confused": Counter(), "classes": []}
+        return None, None
     try:
         inflate, size = zlib.decompressobj(), min(int(row["n_test"]), 10**6)
         packed = base64.b64decode(row["test_errors"], validate=True)
-        codes = inflate.decompress(packed, size + 1)  # no more than that, however much it holds
-        classes = json.loads(row["test_classes"])
-        wrong = frozenset(place for place, code in enumerate(codes) if code)
-        confused = Counter(divmod(code - 1, 10) for code in codes.translate(None, b"\0"))
-        labels = [sum(confused[k, j] for j in range(10)) for k in range(10)]
-        right = (
+        # No more than the row's size is unpacked, however much there is.
+        codes = np.frombuffer(inflate.decompress(packed, size + 1), np.uint8)
+        classes = np.array(json.loads(row["test_classes"]), np.int64)
+        confusion = np.bincount(codes, minlength=256)[1:101].reshape(10, 10)
+        wrong = np.count_nonzero(codes)
+        agrees = (
             inflate.eof
-            and not inflate.unused_data
-            and len(codes) == row["n_test"] == sum(classes)
-            and list(map(type, classes)) == [int] * 10
-            and all(map(int.__ge__, classes, labels))
-            and sum(labels) == len(wrong)
-            and not any(confused[k, k] for k in range(10))
-            and abs(1 - len(wrong) / size - row["test_accuracy"]) < 1e-9
+            and len(codes) == row["n_test"] == classes.sum()
+            and classes.shape == (10,)
+            and (confusion.sum(1) <= classes).all()
+            and confusion.sum() == wrong
+            and not confusion.diagonal().any()
+            and abs(1 - wrong / size - row["test_accuracy"]) < 1e-9
         )
-    except (ValueError, TypeError, RecursionError, zlib.error):
-        right = False
-    if not right:
-        raise ValueError("test_errors does not agree with test_classes, n_test or test_accuracy")
-    return {"wrong": wrong, "confused": confused, "classes": classes}
+    except (ValueError, TypeError, OverflowError, RecursionError, zlib.error):
+        agrees = False
+    if not agrees:
+        refuse(row, "test_errors do not agree with test_classes, n_test or test_accuracy")
+    return codes, confusion + np.diag(classes - confusion.sum(1))
 
 
-def finished(rows: list[dict]) -> list[dict]:
-    """The rows that hold a result. To leave out those that collapsed would be survivorship bias."""
-    return [row for row in rows if row["status"] in FINISHED]
-
-
-def check_splits(rows: list[dict]) -> None:
-    """Exit 2 if rows that should have been trained on the same images were not."""
-    splits = {}
+def each_once(rows: list[dict]) -> list[dict]:
+    """One row of each run, a finished one if there is one; exits 2 if two finished ones differ."""
+    kept = {}
     for row in rows:
-        split = row["dataset"], row["split_seed"], row["limit"]
-        first = splits.setdefault(split, row)
-        if first["split_id"] != row["split_id"]:
-            files = " and ".join(listed([first, row], "file"))
-            named = f"{split[0]} with split seed {split[1]}"
-            fail(f"{files}: rows of {named} differ in split_id, so in images")
+        first = kept.setdefault(row["key"], row)
+        if first["status"] != "ok":
+            kept[row["key"]] = row if row["status"] == "ok" else first
+        elif row["status"] == "ok":
+            for name in SAME:
+                if None not in (first.get(name), row.get(name)) and first[name] != row[name]:
+                    files = " and ".join(dict.fromkeys((str(first["file"]), str(row["file"]))))
+                    common.fail(
+                        f"{files}: the run {row['key']} is there twice and differs in {name};"
+                        " remove one of its rows"
+                    )
+    return list(kept.values())
 
 
 def select(rows: list[dict], **values) -> list[dict]:
@@ -290,181 +186,270 @@ def select(rows: list[dict], **values) -> list[dict]:
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
+def finished(rows: list[dict], **values) -> list[dict]:
+    """Rows with a result. Collapsed runs are among them: to leave them out would be bias."""
+    return select(rows, status="ok", **values)
+
+
 def groups(rows: list[dict], names: Iterable[str]) -> dict[tuple, list[dict]]:
-    """Rows by their values in some columns; a column that they do not have counts as empty."""
-    result = {}
+    """Rows by their values in some columns; a column that they lack counts as None."""
+    found = {}
     for row in rows:
-        result.setdefault(tuple(row.get(name, "") for name in names), []).append(row)
-    return result
+        found.setdefault(tuple(row.get(name) for name in names), []).append(row)
+    return found
 
 
-def one_setup(rows: list[dict]) -> list[dict]:
-    """The rows of one setup, failed ones too: whole data sets before trials, seeds with splits of
-    their own before one split, then the setup with most finished rows."""
-
-    def rank(setup: tuple) -> tuple[bool, int]:
-        return not any(setup[:3]), len(finished(by_setup[setup]))
-
-    by_setup = groups(rows, SETUP)
-    return by_setup[max(by_setup, key=rank)] if rows else []
+# --- settings ------------------------------------------------------------------------------------
 
 
-def one_pinning(rows: list[dict]) -> list[dict]:
-    """Of runs that differ in pin_memory alone, and so train the same, the one with it."""
-    rows = sorted(rows, key=lambda row: row["pin_memory"])  # false, n/a, true
-    return [alike[-1] for alike in groups(rows, ("model", *TRAINING, "seed")).values()]
+def name_of(value) -> str:
+    return NAMES.get(value, str(value))
 
 
-def settings(results: Results, dataset: str, *models: str) -> list[list[dict]]:
-    """The finished runs of each setting of these models (of all), one for each seed, in order."""
-    rows = finished(one_setup(select(results["svm"], dataset=dataset)))
-    rows += one_pinning(finished(one_setup(select(results["resnet"], dataset=dataset))))
-    found = groups(rows, ("model", *SVM, *TRAINING))
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A model with its hyperparameters on a data set, and a finished run for each seed."""
 
-    def order(key: tuple) -> tuple:  # numbers before words
-        return MODELS.index(key[0]), *((isinstance(value, str), value) for value in key[1:])
+    dataset: str
+    model: str
+    factors: dict[str, object]
+    runs: dict[int, dict]
 
-    return [found[key] for key in sorted(found, key=order) if not models or key[0] in models]
+    @property
+    def first(self) -> dict:
+        return next(iter(self.runs.values()))
+
+    def values(self, column: str) -> np.ndarray:
+        """A column's value for each seed; nan where a row has none."""
+        return np.array([row.get(column) for row in self.runs.values()], float)
+
+    def mean(self, column: str = "test_accuracy") -> float:
+        return float(self.values(column).mean())
+
+    def median(self, column: str) -> float:
+        return float(np.median(self.values(column)))
+
+    def only(self, seeds: Iterable) -> "Setting":
+        return replace(self, runs={seed: self.runs[seed] for seed in self.runs if seed in seeds})
+
+    def __str__(self) -> str:
+        row = self.factors
+        if self.model == "SVM":
+            parts = [f"{k} {plain(v)}" for k, v in row.items() if k != "kernel" and v is not None]
+            return ", ".join([name_of(row["kernel"]), *parts])
+        momentum = "" if row["momentum"] in (None, 0.9) else f", momentum {plain(row['momentum'])}"
+        return (
+            f"{name_of(row['optimizer'])}, lr {plain(row['lr'])}{momentum},"
+            f" batch {plain(row['batch_size'])}, {count(row['epochs'], 'epoch')}"
+        )
 
 
-def best(candidates: list[list[dict]]) -> list[dict]:
-    """The best setting of each model, and of these the best, found by setting one model after
-    another against the best so far, on all seeds that the two have."""
-    by_model, winner = {}, []
-    for rows in candidates:
-        by_model.setdefault(rows[0]["model"], []).append(rows)
-    for rows in map(most_accurate, by_model.values()):
-        winner = most_accurate([winner, rows]) if winner else rows
-    return winner
+def settings_of(rows: list[dict], factors: list[str]) -> list[Setting]:
+    """The settings of some rows. Runs that differ in pin_memory alone train the same: the pinned
+    one counts."""
+    rows = sorted(rows, key=lambda row: (row["seed"], row.get("pin_memory") == "true"))
+    return [
+        Setting(alike[0]["dataset"], alike[0]["model"], dict(zip(factors, values, strict=True)),
+                {row["seed"]: row for row in alike})
+        for values, alike in groups(rows, factors).items()
+    ]  # fmt: skip
 
 
-def most_accurate(candidates: list[list[dict]]) -> list[dict]:
-    """The setting with the best mean validation accuracy over the seeds that all of them have (over
-    each one's own if they share none); of equal ones the first."""
-    seeds = [{row["seed"] for row in rows} for rows in candidates]
-    shared = set.intersection(*seeds) if seeds else set()
-
-    def rank(rows: list[dict]) -> float:
-        return mean(row["val_accuracy"] for row in rows if not shared or row["seed"] in shared)
-
-    return max(candidates, key=rank, default=[])
+def common_seeds(settings: Iterable[Setting]) -> set:
+    seeds = [set(each.runs) for each in settings]
+    return set.intersection(*seeds) if seeds else set()
 
 
-def same_machine(first: list[dict], second: list[dict]) -> bool:
-    """Whether all runs were timed, each alone, on one device of one kind with as many threads."""
-    rows = [*first, *second]
-    alone = not any(math.isnan(row["train_ms"]) for row in rows)
-    return alone and len(groups(rows, MACHINE)) == 1
+def find(settings: list[Setting], **factors) -> Setting | None:
+    """The best of the settings that have these factors."""
+    return most_accurate([each for each in settings if factors.items() <= each.factors.items()])
+
+
+def most_accurate(candidates: list[Setting]) -> Setting | None:
+    """The highest mean validation accuracy over the seeds that all have (over each one's own if
+    they share none)."""
+    seeds = common_seeds(candidates)
+    return max(
+        candidates,
+        key=lambda each: (each.only(seeds) if seeds else each).mean("val_accuracy"),
+        default=None,
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the tables show: for each data set the settings of one size and one setup."""
+
+    results: Results
+    digests: dict[str, str]
+    settings: dict[str, list[Setting]] = field(default_factory=dict)  # within EPOCHS
+    longer: dict[str, list[Setting]] = field(default_factory=dict)
+    devices: dict[str, list[Setting]] = field(default_factory=dict)
+
+    def of(self, dataset: str, *models: str) -> list[Setting]:
+        found = self.settings.get(dataset, [])
+        return [each for each in found if not models or each.model in models]
+
+    def best(self, dataset: str, *models: str) -> Setting | None:
+        """The best setting of each model, and of these the best: one after another is set against
+        the best so far, on all seeds that the two share."""
+        winner = None
+        for model in dict.fromkeys(each.model for each in self.of(dataset, *models)):
+            setting = most_accurate(self.of(dataset, model))
+            winner = most_accurate([winner, setting]) if winner else setting
+        return winner
+
+    def bests(self, dataset: str) -> dict[str, Setting]:
+        """The best setting of each model, the best model first."""
+        models = dict.fromkeys(each.model for each in self.of(dataset))
+        found = [self.best(dataset, model) for model in models]
+        winner = self.best(dataset)
+        found.sort(key=lambda each: (each is not winner, -each.mean("val_accuracy")))
+        return {each.model: each for each in found}
+
+    def whole(self) -> "Study":
+        """The data sets that were used whole: claims are judged on no others."""
+        settings, devices = (
+            {dataset: [each for each in found if each.first["limit"] is None]
+             for dataset, found in kind.items()}
+            for kind in (self.settings, self.devices)
+        )  # fmt: skip
+        return replace(self, settings=settings, devices=devices)
+
+
+def make_study(results: Results, digests: dict[str, str]) -> Study:
+    """Pool the rows. A ratio or difference across sizes would say nothing, so all models of a data
+    set are shown at one size."""
+    study = Study(results, digests)
+    for dataset in datasets_of(results["resnet"] + results["svm"]):
+        rows = finished(results["resnet"] + results["svm"], dataset=dataset)
+        sized, found = largest(rows, ["limit"]), []
+        for name, is_svm in (("resnet", False), ("svm", True)):
+            alike = largest([row for row in sized if (row["model"] == "SVM") == is_svm], SETUP)
+            found += settings_of(alike, FACTORS[name])
+        found.sort(key=lambda each: each.mean("val_accuracy"), reverse=True)
+        longer = [each for each in found if each.factors.get("epochs", 0) > EPOCHS]
+        study.longer[dataset] = longer
+        study.settings[dataset] = [each for each in found if each not in longer]
+    for dataset in dict.fromkeys(row["dataset"] for row in finished(results["devices"])):
+        # The work that most rows did; of several machines of a kind the one with most rows.
+        work = ("limit", "batch_size", "lr", "epochs", "amp", "fixed_split")
+        rows = largest(finished(results["devices"], dataset=dataset), work)
+        cells = groups(rows, ("device", "arch", "optimizer")).values()
+        machine = ("device_name", "threads", "precision", "momentum")
+        rows = [row for cell in cells for row in largest(cell, machine)]
+        study.devices[dataset] = settings_of(rows, [*FACTORS["devices"], "device"])
+    return study
+
+
+def largest(rows: list[dict], names: Iterable[str]) -> list[dict]:
+    """The group with most rows; one without a value in the first column (no limit, no split that
+    is shared by seeds) goes before."""
+    found = groups(rows, names)
+    return max(found.values(), key=lambda g: (g[0][names[0]] is None, len(g)), default=[])
+
+
+def datasets_of(rows: list[dict]) -> list[str]:
+    """The data sets of some rows, MNIST and FashionMNIST first; without rows these two."""
+    names = list(dict.fromkeys(row["dataset"] for row in rows)) or list(CLAIMED)
+    return sorted(names, key=lambda name: (name not in CLAIMED, name == "fashion"))
+
+
+def ratio(first: Setting, second: Setting, column: str) -> float:
+    return first.median(column) / second.median(column)
+
+
+def same_machine(*settings: Setting) -> bool:
+    return len(groups([row for each in settings for row in each.runs.values()], MACHINE)) == 1
+
+
+def network_cost(arch: str, name: str) -> float:
+    """Of train_resnet.network_costs; nan for a network that it does not know."""
+    known = arch in train_resnet.ARCHITECTURES
+    return float(train_resnet.network_costs(arch)[name]) if known else math.nan
+
+
+def prediction_flops(setting: Setting) -> float:
+    """FLOPs of one test image. An SVM multiplies its 784 pixels by those of each support vector,
+    and each kernel value by the coefficients of 9 other classes."""
+    if setting.model == "SVM":
+        return 2 * (784 + 9) * setting.median("support_vectors")
+    return network_cost(setting.factors["arch"], "forward_flops")
 
 
 # --- statistics ----------------------------------------------------------------------------------
 
 LEVEL = 0.05  # of significance
-NOISE = 1.5  # training times within this factor are a tie, as those of equal work differ too
-TESTING_NOISE = 2.5  # likewise testing times, which are of seconds only and differ more
-
-
-def wilson_interval(p: float, n: float, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a proportion p of n trials (E. B. Wilson, JASA 22, 1927, p. 209)."""
-    center = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return center - half, center + half
-
-
-def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Two-sided mid-p of McNemar's test, from the images that only one of two models has wrong
-    (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013)."""
-    total, ways, below = only_first + only_second, 1, 0
-    for count in range(min(only_first, only_second)):
-        below, ways = below + ways, ways * (total - count) // (count + 1)
-    return (2 * below + ways) / 2**total
-
-
-def student_p(t: float, freedom: float) -> float:
-    """Two-sided p of Student's t for a whole number of degrees of freedom, in closed form
-    (Abramowitz and Stegun 26.7.3 and 26.7.4); of the normal distribution for math.inf."""
-    if math.isinf(freedom):
-        return math.erfc(abs(t) / math.sqrt(2))
-    odd, angle = freedom % 2, math.atan(abs(t) / math.sqrt(freedom))
-    term, total = math.cos(angle) ** odd, 0.0
-    for k in range(2 + odd, freedom + odd + 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (k - 1) / k
-    inside = math.sin(angle) * total
-    return max(0.0, 1 - (2 / math.pi * (angle + inside) if odd else inside))
-
-
-def student_bound(freedom: float) -> float:
-    """The t whose two-sided p is 0.05, by bisection."""
-    low, high = 0.0, 100.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, freedom) > LEVEL else (low, middle)
-    return low
-
-
-def holm(values: list[float | None]) -> list[float | None]:
-    """p adjusted for the number of comparisons (S. Holm, Scandinavian J. of Statistics 6, 1979);
-    None stays, for one that could not be made."""
-    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
-    adjusted, largest = [None] * len(values), 0.0
-    for rank, (p, place) in enumerate(known):
-        adjusted[place] = largest = max(largest, min(1.0, (len(known) - rank) * p))
-    return adjusted
+NOISE = 1.5  # costs within this factor count as equal
+MARGIN = 0.01  # one point of accuracy: a smaller gain is not worth a cost above NOISE
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two test accuracies: size, standard error, degrees of freedom and two-sided p."""
+    """Of two test accuracies: size, standard error, degrees of freedom and two-sided p; seeds is
+    the number of splits that both were trained on."""
 
     size: float
     error: float
     freedom: float
     p: float
+    seeds: int = 1
 
     def interval(self) -> tuple[float, float]:
-        half = student_bound(self.freedom) * self.error
+        half = stats.t.ppf(1 - LEVEL / 2, self.freedom) * self.error
         return self.size - half, self.size + half
 
+    def sign(self) -> int:
+        """1 or -1 if the difference is shown to be above or below 0, else 0."""
+        return int(np.sign(self.size)) if self.p < LEVEL else 0
+
+    def __neg__(self) -> "Difference":
+        return replace(self, size=-self.size)
+
+    def plus(self, margin: float) -> "Difference":
+        size = self.size + margin
+        return replace(self, size=size, p=student_p(size, self.error, self.freedom))
+
     def __str__(self) -> str:
-        low, high = self.interval()
-        interval = f" [{100 * low:+.2f}, {100 * high:+.2f}]" if math.isfinite(self.error) else ""
-        points = f"{100 * self.size:+.2f}{interval} points"
-        return f"{points}, p {chance(self.p)}"
+        low, high = (100 * end for end in self.interval())
+        return f"{100 * self.size:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def over_seeds(values: list[float], share: float) -> Difference:
-    """The mean of differences over seeds that each draw their own split. Their parts overlap, so
-    that a plain t test is too sure: the variance is multiplied by 1 / n + share, with share test
-    images to training images (C. Nadeau and Y. Bengio, Machine Learning 52, 2003)."""
-    size, freedom = mean(values), len(values) - 1
-    # Values that are all equal say nothing of how far the next one may be.
-    error = stdev(values) * math.sqrt(1 / len(values) + share) or math.inf
-    return Difference(size, error, freedom, student_p(size / error, freedom))
+def student_p(size: float, error: float, freedom: float) -> float:
+    """Two-sided p of Student's t; of the normal distribution for math.inf."""
+    return float(2 * stats.t.sf(abs(size) / error, freedom))
 
 
-def compare(first: list[dict], second: list[dict], same: str = "split_id") -> Difference | None:
-    """Test accuracy of one setting less that of another: over seeds where they have several splits
-    in common, else on the images of the one that they have; None if they have none. With
-    same="seed" the two are of different data sets."""
-    others = {row[same]: row for row in reversed(second)}
-    pairs = {row[same]: (row, others[row[same]]) for row in reversed(first) if row[same] in others}
-    if len(pairs) < 2:
-        return next((on_one_split(*pair) for pair in pairs.values()), None)
-    gaps = [a["test_accuracy"] - b["test_accuracy"] for a, b in pairs.values()]
-    return over_seeds(gaps, first[0]["n_test"] / first[0]["n_train"])
+def holm(differences: list[Difference | None]) -> list[Difference | None]:
+    """The same with p adjusted for the number of comparisons (S. Holm, Scandinavian Journal of
+    Statistics 6, 1979); None stays, for one that could not be made."""
+    order = sorted((each.p, place) for place, each in enumerate(differences) if each)
+    adjusted, largest = list(differences), 0.0
+    for rank, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[place] = replace(differences[place], p=largest)
+    return adjusted
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Two-sided mid-p of McNemar's test, from the images that only one of two models has wrong
+    (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013)."""
+    fewer, total = min(only_first, only_second), only_first + only_second
+    return float(2 * stats.binom.cdf(fewer - 1, total, 0.5) + stats.binom.pmf(fewer, total, 0.5))
 
 
 def on_one_split(first: dict, second: dict) -> Difference:
-    """Of two runs: paired by test image; as if on images of their own where these differ, or where
-    test errors are not kept, which is too careful, as models err on the same images."""
-    if first["split_id"] != second["split_id"] or None in (first["wrong"], second["wrong"]):
+    """Of two runs: paired by test image; as if on images of their own where these differ or errors
+    are not kept, which is too careful, as models err on the same images."""
+    if first["split_id"] != second["split_id"] or first["codes"] is None or second["codes"] is None:
         return independent(first, second)
-    only_first, only_second = first["wrong"] - second["wrong"], second["wrong"] - first["wrong"]
-    return paired(len(only_first), len(only_second), first["n_test"])
+    wrong = [row["codes"] > 0 for row in (first, second)]
+    return paired(
+        int((wrong[0] & ~wrong[1]).sum()), int((wrong[1] & ~wrong[0]).sum()), len(wrong[0])
+    )
 
 
-def paired(only_first: int, only_second: int, total: float) -> Difference:
+def paired(only_first: int, only_second: int, total: int) -> Difference:
     """From the images that only one of two models has wrong. The standard error is that of Bonett
     and Price (Journal of Educational and Behavioral Statistics 37, 2012)."""
     p, q = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
@@ -474,1186 +459,1076 @@ def paired(only_first: int, only_second: int, total: float) -> Difference:
 
 
 def independent(first: dict, second: dict) -> Difference:
-    """Of two proportions, the normal approximation after Agresti and Caffo (The American
-    Statistician 54, 2000): one more of each kind."""
-    totals = [row["n_test"] + 2 for row in (first, second)]
-    p, q = (
-        (row["test_accuracy"] * row["n_test"] + 1) / (row["n_test"] + 2) for row in (first, second)
-    )
-    error = math.sqrt(p * (1 - p) / totals[0] + q * (1 - q) / totals[1])
+    """Of two proportions, with the error of Agresti and Caffo (The American Statistician 54, 2000):
+    one more image of each kind."""
+    error = math.hypot(binomial_error(first), binomial_error(second))
     size = first["test_accuracy"] - second["test_accuracy"]
-    return Difference(size, error, math.inf, student_p(size / error, math.inf))
+    return Difference(size, error, math.inf, student_p(size, error, math.inf))
 
 
-def accuracy_interval(rows: list[dict]) -> tuple[float, float]:
+def binomial_error(row: dict, column: str = "test_accuracy") -> float:
+    """The standard error that the number of images leaves to an accuracy."""
+    total = row[f"n_{column.split('_')[0]}"]
+    p = (row[column] * total + 1) / (total + 2)
+    return math.sqrt(p * (1 - p) / (total + 2))
+
+
+def over_seeds(values: np.ndarray, floors: list[float], row: dict) -> Difference:
+    """The mean over seeds that each draw their own split. The deviation is at least the one that
+    the number of test images leaves (floors). Splits overlap, so that a plain t test is too sure:
+    the variance is multiplied by 1 / n + test / training images (C. Nadeau and Y. Bengio, Machine
+    Learning 52, 2003)."""
+    size, freedom = float(values.mean()), len(values) - 1
+    deviation = max(values.std(ddof=1), math.sqrt(np.square(floors).mean()))
+    error = float(deviation * math.sqrt(1 / len(values) + row["n_test"] / row["n_train"]))
+    return Difference(size, error, freedom, student_p(size, error, freedom), len(values))
+
+
+def compare(
+    first: Setting | None, second: Setting | None, same: str = "split_id"
+) -> Difference | None:
+    """Test accuracy of one setting less that of another: over the splits that both have, on the
+    images of a single one; None if they have none. same="seed" compares two data sets."""
+    if not (first and second):
+        return None
+    others = {row[same]: row for row in second.runs.values()}
+    pairs = [(row, others[row[same]]) for row in first.runs.values() if row[same] in others]
+    if len(pairs) < 2:
+        return next((on_one_split(*pair) for pair in pairs), None)
+    gaps = np.array([a["test_accuracy"] - b["test_accuracy"] for a, b in pairs])
+    return over_seeds(gaps, [on_one_split(*pair).error for pair in pairs], first.first)
+
+
+def deviation(setting: Setting, column: str = "test_accuracy") -> float:
+    """Over seeds, at least the one that the number of images leaves."""
+    floors = [binomial_error(row, column) for row in setting.runs.values()]
+    return max(setting.values(column).std(ddof=1), math.sqrt(np.square(floors).mean()))
+
+
+def accuracy_interval(setting: Setting) -> tuple[float, float]:
     """95 % interval of a setting's test accuracy: Wilson's of one run, else over seeds."""
-    if len(rows) == 1:
-        return wilson_interval(rows[0]["test_accuracy"], rows[0]["n_test"])
-    share = rows[0]["n_test"] / rows[0]["n_train"]
-    return over_seeds([row["test_accuracy"] for row in rows], share).interval()
+    if len(setting.runs) == 1:
+        return wilson(setting.first["test_accuracy"], setting.first["n_test"])
+    floors = [binomial_error(row) for row in setting.runs.values()]
+    return over_seeds(setting.values("test_accuracy"), floors, setting.first).interval()
 
 
-def beside_best(candidates: list[list[dict]]) -> list[list[str]]:
-    """Of each setting what it has less than the best, p after Holm, and best, better, tie or
-    nothing (shown to be worse, or not compared). The best is chosen on validation and compared on
-    test images, so that luck in the choice does not count as a difference; Holm keeps the chance
-    that any setting as good as it is left out at 5 %. All are compared on the seeds that all have,
-    as more seeds of some would be another standard of proof."""
-    winner = best(candidates)
-    seeds = [{row["seed"] for row in rows} for rows in candidates]
-    shared = set.intersection(*seeds) or set.union(*seeds) if seeds else set()
-    runs = [[row for row in rows if row["seed"] in shared] for rows in candidates]
-    base = [row for row in winner if row["seed"] in shared]
-    gaps = [
-        None if rows is winner else compare(run, base)
-        for rows, run in zip(candidates, runs, strict=True)
-    ]
-    cells = []
-    for rows, gap, p in zip(candidates, gaps, holm([gap and gap.p for gap in gaps]), strict=True):
-        if gap:
-            mark = "tie" if p >= LEVEL else "better" if gap.size > 0 else ""
-            cells.append([str(gap).partition(" points")[0], chance(p), mark])
-        else:
-            cells.append(["", "", "best"] if rows is winner else [MISSING, "", ""])
-    return cells
-
-
-def top(candidates: list[list[dict]]) -> list[list[dict]]:
-    """The best setting, and those that are not shown to be worse."""
-    cells, winner = beside_best(candidates), best(candidates)
-    pairs = zip(candidates, cells, strict=True)
-    found = [rows for rows, cell in pairs if cell[2] or cell[0] == MISSING]
-    return sorted(found, key=lambda rows: rows is not winner)
+def wilson(share: float, total: float) -> tuple[float, float]:
+    """95 % interval of a proportion (E. B. Wilson, JASA 22, 1927, p. 209)."""
+    interval = stats.binomtest(round(share * total), round(total)).proportion_ci(method="wilson")
+    return interval.low, interval.high
 
 
 # --- cells and tables ----------------------------------------------------------------------------
 
 
-def table(title: str, header: list[str], lines: list[list[str]], note: str = "") -> str:
-    """A markdown table under its title, with a note below."""
+def table(title: str, header: list[str], lines: list[list[str]], *notes: str) -> str:
+    """A markdown table under its title, with notes below."""
     rows = (header, ["---"] * len(header), *(lines or [[MISSING] * len(header)]))
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n\n".join(filter(None, (f"**{title}**", text, note)))
+    return "\n\n".join(filter(None, (f"**{title}**", text, *notes)))
 
 
-# A contrast of 3 to 1 or more on white and on Mermaid's dark grey; after the colours of M. Okabe
-# and K. Ito, which all kinds of colour vision tell apart.
-COLOURS = {"blue": "#1F83D6", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7"}
+def interval(mean: float, low: float, high: float, form: str = ".2f") -> str:
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def chart(title: str, x: tuple, y: tuple, lines: dict[str, list[float]], note: str = "") -> str:
-    """A Mermaid line chart and, as it has no legend, a line that names its colours. x is a name and
-    categories, y a name and a range. No text of a row may come here."""
-    theme = {"themeVariables": {"xyChart": {"plotColorPalette": ", ".join(COLOURS.values())}}}
-    categories = ", ".join(f'"{category}"' for category in x[1])
-    plots = [f"    line [{', '.join(f'{value:.4f}' for value in line)}]" for line in lines.values()]
-    source = [f"%%{{init: {json.dumps(theme)}}}%%", "xychart-beta", f'    title "{title}"']
-    source += [f'    x-axis "{x[0]}" [{categories}]']
-    source += [f'    y-axis "{y[0]}" {y[1]:.4f} --> {y[2]:.4f}']
-    legend = ", ".join(f"{name} {colour}" for colour, name in zip(COLOURS, lines, strict=False))
-    return "\n".join(["```mermaid", *source, *plots, "```", "", f"Lines: {legend}. {note}".strip()])
-
-
-def percent(rows: list[dict], column: str = "test_accuracy") -> str:
-    """An accuracy in percent: mean ± standard deviation over seeds, or one run's interval."""
-    if not rows:
+def percent(setting: Setting | None, column: str = "test_accuracy") -> str:
+    """An accuracy in percent: mean ± deviation over seeds, or one run's interval."""
+    if not setting:
         return MISSING
-    values = [100 * row[column] for row in rows]
-    if len(values) > 1:
-        return f"{mean(values):.2f} ± {stdev(values):.2f}"
-    total = rows[0][f"n_{column.split('_')[0]}"]
-    return proportion(rows[0][column] * total, total)
+    mean = 100 * setting.mean(column)
+    if len(setting.runs) > 1:
+        return f"{mean:.2f} ± {100 * deviation(setting, column):.2f}"
+    total = setting.first[f"n_{column.split('_')[0]}"]
+    return interval(mean, *(100 * end for end in wilson(mean / 100, total)))
 
 
-def collapsed(rows: list[dict]) -> str:
-    """The mark behind a figure: nothing, collapsed, or 1 of 3 collapsed."""
-    number = len(select(rows, status="collapsed"))
-    share = f"{number} of {len(rows)} " if len(rows) > 1 else ""
-    return f" {share}collapsed" if number else ""
+def figure(value: float, form: str = ",.0f") -> str:
+    return MISSING if math.isnan(value) else format(value, form)
 
 
-def proportion(hits: float, total: float) -> str:
-    """In percent, with its Wilson interval."""
-    if not total:
-        return ""
-    low, high = wilson_interval(hits / total, total)
-    return f"{100 * hits / total:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-
-
-def average_of(rows: list[dict], name: str) -> float:
-    return mean(row[name] for row in rows)
-
-
-def average(rows: list[dict], name: str, unit: float = 1, form: str = ",.0f") -> str:
-    """Mean of a column over seeds, in units of unit."""
-    value = average_of(rows, name) if rows else math.nan
-    return MISSING if math.isnan(value) else format(value / unit, form)
-
-
-milliseconds = partial(average_of, name="train_ms")
-testing = partial(average_of, name="predict_time_ms")
-
-
-def clock(seconds: float) -> str:
-    """0.5 s, 58 s, 12 min or 3.4 h."""
-    if math.isnan(seconds):
-        return MISSING
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def chance(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "below 0.001"
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def absent(rows: list[dict]) -> str:
-    """What stands where there is no figure: how its run failed, if it did."""
-    status = rows[-1]["status"] if rows else "skipped"
-    return MISSING if status == "skipped" else status.replace("_", " ")
+def short(value: float) -> str:
+    """Three digits, or all of a whole number: 0.251, 25.4, 1,479."""
+    digits = math.floor(math.log10(abs(value))) if value and not math.isnan(value) else 0
+    return figure(value, f",.{min(6, max(0, 2 - digits))}f")
 
 
 def plain(value) -> str:
     """A factor's value as one types it: 0.001, 16, scale."""
-    return str(value).removesuffix(".0")
+    return f"{value:.9g}" if isinstance(value, (int, float)) else str(value)
 
 
-def describe(rows: list[dict]) -> str:
-    """A setting in words."""
-    if not rows:
-        return MISSING
-    row = rows[0]
-    if row["model"] == "SVM":
-        values = [f"{name} {plain(row[name])}" for name in SVM[1:] if row[name] != ""]
-        return f"{row['kernel']}, {', '.join(values)}"
-    return (
-        f"{OPTIMIZERS[row['optimizer']]}, lr {plain(row['lr'])}, batch"
-        f" {plain(row['batch_size'])}, epochs {plain(row['epochs'])}"
-    )
+def p_of(difference: Difference) -> str:
+    return f"p = {difference.p:.3f}" if difference.p >= 0.001 else "p < 0.001"
 
 
-def listed(rows: list[dict], name: str) -> list[str]:
-    """The values of a column, each once, in the order of the rows."""
-    return list(dict.fromkeys(plain(row[name]) for row in rows if row.get(name, "") != ""))
+def count(number: float, noun: str) -> str:
+    return f"{plain(number)} {noun}" if number == 1 else f"{plain(number)} {noun}s"
 
 
-def machines(rows: list[dict]) -> str:
-    """The hardware that rows were measured on."""
-    return "; ".join(dict.fromkeys(
-        f"{DEVICES[device]}: {name}, {plain(threads)} {'thread' if threads == '1' else 'threads'}"
-        + (", CUDA graphs" if execution == "graph" else "")
-        for device, name, threads, execution in groups(rows, (*MACHINE, "execution"))
-    ))  # fmt: skip
+def times(value: float) -> str:
+    """A ratio with two digits or more: 1.5, 16, 140."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
-def uncertainty(rows: list[dict]) -> str:
-    """What ± and brackets are in a table of these rows."""
-    seeds, runs = listed(rows, "seed"), groups(rows, ("dataset", "model", *SVM, *TRAINING)).values()
-    several = [n for n in (len(listed(each, "seed")) for each in runs) if n > 1]
-    if not several:
-        one = f"One seed ({seeds[0]})" if len(seeds) == 1 else "One seed each"
-        return f"{one}; in brackets the 95 % Wilson interval of a single run."
-    n = span(several)
-    which = f"the n = {n}" if min(several) == len(seeds) else f"n = {n} of the"
-    return (
-        f"± is the sample standard deviation over {which} seeds {', '.join(seeds)}, which set"
-        " split, initial weights and batch order"
-        + ("; brackets, where there is one seed only, the 95 % Wilson interval of a single run."
-           if len(several) < len(runs) else ".")
-    )  # fmt: skip
+def listed(words: Iterable[str], joint: str = "and") -> str:
+    """a, b and c."""
+    *most, last = words
+    return f"{', '.join(most)} {joint} {last}" if most else last
 
 
-def caption(rows: list[dict], script: str, flags: dict[str, str]) -> str:
-    """What the figures are, where they were measured, and the command that makes them."""
-    if not rows:
-        return f"No rows yet: run `python {script}`."
-    note = uncertainty(rows)
-    for row, *_ in groups(rows, ("n_train", "n_val", "n_test")).values():
-        note += f" {row['n_train']:,.0f} / {row['n_val']:,.0f} / {row['n_test']:,.0f} images."
-    for alike in groups(rows, (*MACHINE, "precision", "torch")).values():
-        precision = f", {alike[0]['precision']}" if alike[0].get("precision") else ""
-        note += f" {machines(alike)}{precision}, torch {alike[0]['torch']}, scikit-learn"
-        note += f" {alike[0]['sklearn']}."
-    return "\n".join([note, *(f"`{line}`" for line in commands(rows, script, flags))])
+def span(values: list, form: Callable = plain) -> str:
+    """The least and the most, or the only value: 3 to 5."""
+    return " to ".join(dict.fromkeys((form(min(values)), form(max(values)))))
 
 
-def commands(rows: list[dict], script: str, flags: dict[str, str]) -> list[str]:
-    """What makes these rows, and the rest of an incomplete grid: a line for the seeds that all
-    settings have, and one for each setting that has more; a single one if they share none."""
-    names = [name for name in flags.values() if name not in ("seed", "epochs")]
-    alike = groups(rows, names).values()
-    shared = set.intersection(*({row["seed"] for row in each} for each in alike))
-    if not shared:
-        return [command(rows, script, flags)]
-    more = ([row for row in each if row["seed"] not in shared] for each in alike)
-    first = [row for row in rows if row["seed"] in shared]
-    return [command(each, script, flags) for each in (first, *more) if each]
+def the(model: str) -> str:
+    return "the SVM" if model == "SVM" else model
 
 
-def command(rows: list[dict], script: str, flags: dict[str, str]) -> str:
-    """What makes rows that have every combination of their factors."""
-    threads = listed(rows, "threads")
-    words = [f"OMP_NUM_THREADS={threads[0]}"] if len(threads) == 1 else []
-    words += [f"python {script}"]
-    for flag, name in flags.items():
-        values = [value for value in listed(rows, name) if value != "n/a"]
-        words += [flag, *values] if values else []
-    words += ["--no-amp"] if rows[0].get("amp") == "false" else []
-    return " ".join(words)
-
-
-def left_out(rows: list[dict], shown: list[dict]) -> str:
-    """A line on the finished rows that a table does not use."""
-    number = len(finished(rows)) - len(finished(shown))
-    line = f"\n{number} rows of other setups (device, precision, size ...) are not shown."
-    return line if number else ""
-
-
-RESNET_FLAGS = {
-    "--dataset": "dataset", "--arch": "arch", "--opt": "optimizer", "--lr": "lr",
-    "--bs": "batch_size", "--epochs": "epochs", "--pin-memory": "pin_memory",
-    "--momentum": "momentum", "--device": "device", "--seed": "seed",
-    "--split-seed": "fixed_split", "--limit": "limit",
-}  # fmt: skip
-SVM_FLAGS = {
-    "--dataset": "dataset", "--kernel": "kernel", "--C": "C", "--gamma": "gamma",
-    "--degree": "degree", "--coef0": "coef0", "--seed": "seed", "--limit": "limit",
-    "--train-size": "train_size", "--solver": "solver", "--device": "device",
+CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their headers
+    "Data set": lambda each: name_of(each.dataset),
+    "Model": lambda each: each.model,
+    "Device": lambda each: name_of(each.factors["device"]),
+    "Optimizer": lambda each: name_of(each.factors["optimizer"]),
+    "Test accuracy (%)": percent,
+    "Validation (%)": lambda each: f"{100 * each.mean('val_accuracy'):.2f}",
+    "Training (s)": lambda each: short(each.median("train_ms") / 1e3),
+    "Testing (s)": lambda each: short(each.median("predict_time_ms") / 1e3),
+    "FLOPs (10¹²)": lambda each: short(each.median("training_flops") / 1e12),
+    "Support vectors": lambda each: figure(each.median("support_vectors")),
+    "Seeds": lambda each: str(len(each.runs)),
+    "Step (ms)": lambda each: interval(
+        each.median("step_ms"), each.values("step_ms_min").min(), each.values("step_ms_max").max()
+    ),
+    "Peak memory (MiB)": lambda each: figure(each.median("peak_memory_mib")),
+    "Parameters": lambda each: figure(network_cost(each.factors["arch"], "parameters")),
+    "of them in use": lambda each: figure(
+        network_cost(each.factors["arch"], "trimmed_parameters")
+        / network_cost(each.factors["arch"], "parameters"), ".0%"
+    ),
+    "Setting": str,
 }  # fmt: skip
 
 
-def datasets_of(rows: list[dict]) -> list[str]:
-    """The data sets that there are rows of; without any, mnist and fashion."""
-    found = {row["dataset"] for row in rows}
-    return [name for name in DATASETS if name in found] or ["mnist", "fashion"]
+def cells(setting: Setting, names: Iterable[str]) -> list[str]:
+    return [CELLS[name](setting) for name in names]
 
 
-def compared_datasets(results: dict[str, list[dict]]) -> list[str]:
-    return datasets_of(results["resnet"] + results["svm"])
+def notes_on(settings: list[Setting]) -> str:
+    """What ± and brackets are, how many images there are, and where times were measured."""
+    rows = [row for each in settings for row in each.runs.values()]
+    several = [len(each.runs) for each in settings if len(each.runs) > 1]
+    notes = [
+        f"± is the standard deviation over {span(several)} seeds (each draws its own split,"
+        " initial weights and batch order), at least the one that the number of images leaves."
+    ] if several else []  # fmt: skip
+    if any(len(each.runs) == 1 for each in settings):
+        notes.append("Brackets hold the 95 % Wilson interval of a single run.")
+    notes += [
+        f"Images: {' / '.join(f'{size:,.0f}' for size in sizes)} to train / validate / test."
+        for sizes in groups(rows, ("n_train", "n_val", "n_test"))
+    ]
+    machines = groups(rows, ("device_name", "threads", "torch"))
+    notes += [f"Hardware: {name}, {count(threads, 'thread')}, torch {version}."
+              for name, threads, version in machines]  # fmt: skip
+    return " ".join(notes)
 
 
 # --- the answer ----------------------------------------------------------------------------------
 
 
-def answer(results: Results) -> list[str]:
-    """What the rows say: the findings, the best of each model, and accuracy against time."""
-    findings = "\n".join(f"- {line}" for finding in FINDINGS for line in finding(results))
-    charts = [part for name in compared_datasets(results) for part in budget(results, name)]
-    return [best_table(results), findings, *charts]
-
-
-def best_of(results: Results, dataset: str, *models: str) -> list[dict]:
-    return best(settings(results, dataset, *models))
-
-
-def versus(
-    results: Results, first: tuple, second: tuple, datasets: Iterable[str] = CLAIMED
-) -> dict[str, Difference | None]:
-    """For each data set the best of some models less the best of others; None where they were not
-    trained on as many images."""
-    found = {}
-    for dataset in datasets:
-        pair = [best_of(results, dataset, *models) for models in (first, second)]
-        sizes = {row["n_train"] for rows in pair for row in rows}
-        found[dataset] = compare(*pair) if len(sizes) == 1 else None
-    return found
-
-
-def told(differences: dict[str, Difference | None]) -> str:
-    return "; ".join(f"{DATASETS[name]} {each or MISSING}" for name, each in differences.items())
-
-
-def finding_gaps(results: Results) -> list[str]:
-    """How the best of each model compare in accuracy."""
-    parts = {}
-    for first, second in ((COMPARED[1], "SVM"), (COMPARED[2], "SVM"), COMPARED[1:]):
-        datasets = compared_datasets(results)
-        for dataset, gap in versus(results, [first], [second], datasets).items():
-            if gap:
-                words = f"is {'more' if gap.size > 0 else 'less'} accurate than"
-                words = words if gap.p < LEVEL else "is not shown to differ from"
-                text = f"{first} {words} {'the SVM' if second == 'SVM' else second} ({gap})"
-                parts.setdefault(DATASETS[dataset], []).append(text)
-    lines = [f"{name}: {'; '.join(parts[name])}." for name in DATASETS.values() if name in parts]
-    return lines or ["The models have not been compared yet."]
-
-
-def finding_costs(results: Results) -> list[str]:
-    """How long each best ResNet trains, over the best SVM, and scikit-learn's solver over ours."""
-    ratios = resnet_over_svm(results, milliseconds, datasets=compared_datasets(results))
-    parts = [
-        f"{model} {span([ratio for name, ratio in ratios.items() if model in name])}"
-        for model in COMPARED[1:]
-        if any(model in name for name in ratios)
-    ]
-    found = [f"Training takes {' and '.join(parts)} times as long as the SVM."] if parts else []
-    names = [name for name in (*KEYS["svm"], *MACHINE) if name != "solver"]
-    both = [
-        {row["solver"]: row for row in alike}
-        for alike in groups(finished(results["svm"]), names).values()
-    ]
-    both = [rows for rows in both if {"gram", "sklearn"} <= set(rows)]
-    parts = []
-    for name, verb in (("train_ms", "train"), ("predict_time_ms", "test")) if both else ():
-        seconds = [rows["sklearn"][name] / 1e3 for rows in both]
-        ratios = [rows["sklearn"][name] / rows["gram"][name] for rows in both]
-        parts += [f"{span(seconds)} s to {verb} ({span(ratios)} times as long)"]
-    found += [
-        f"SVMs are fitted by this repository's solver; scikit-learn's takes {' and '.join(parts)},"
-        f" in {count(len(both), 'setting')} timed with both."
-    ] if both else []  # fmt: skip
-    return [" ".join(found)] if found else []
-
-
-def span(values: list[float]) -> str:
-    """The smallest and the largest value, or the only one: 0.8 - 16."""
-    ends = (min(values), max(values))
-    forms = ("d" if isinstance(end, int) else ".0f" if end >= 10 else ".1f" for end in ends)
-    return " - ".join(dict.fromkeys(map(format, ends, forms)))
-
-
-def finding_devices(results: Results) -> list[str]:
-    parts = []
-    for arch, name in ARCHITECTURES.items():
-        gains = [gain for _, gain, _ in gains_of(results, arch).values()]
-        parts += [f"{name} {mean(gains):.1f}"] if gains else []
-    if parts:
-        return [f"A GPU trains {', '.join(parts)} times as fast as a CPU, at equal work."]
-    skipped = select(results["devices"], device="cuda", status="skipped")
-    why = ", ".join(listed(skipped, "reason"))
-    return [f"A GPU against a CPU, at equal work: {MISSING}{why and f' ({why})'}."]
-
-
-def finding_ties(results: Results) -> list[str]:
-    """How many settings are as good as the best, as far as the rows show."""
-    lines = []
-    for dataset in compared_datasets(results):
-        found = settings(results, dataset)
-        if found:
-            winner, *ties = top(found)
-            tied = Counter(rows[0]["model"] for rows in ties)
-            tied = ", ".join(f"{number} {model}" for model, number in sorted(tied.items()))
-            lines.append(
-                f"{DATASETS[dataset]}, {count(len(found), 'setting')}: best on validation is"
-                f" {winner[0]['model']} ({describe(winner)}); not shown to be worse:"
-                f" {tied or 'no other'}."
-            )
-    return lines
-
-
-def finding_errors(results: Results) -> list[str]:
-    parts = []
-    for dataset in compared_datasets(results):
-        runs = [row for row in best_of(results, dataset) if row["classes"]]
-        parts += [
-            f"{DATASETS[dataset]} (seed {row['seed']}) {mistaken(row, 3)}" for row in runs[:1]
-        ]
-    found = "; ".join(parts) or MISSING
-    return [f"Most frequent errors of the best, with their number of test images: {found}."]
-
-
-def mistaken(row: dict, number: int) -> str:
-    """The most frequent pairs of class and wrong prediction, with their number of test images."""
-    names, wrong = class_names(row), row["confused"]
-    most = sorted(sorted(wrong), key=wrong.get, reverse=True)[:number]
-    return ", ".join(f"{names[i]} taken for {names[j]} ({wrong[i, j]})" for i, j in most) or "none"
-
-
-def class_names(row: dict) -> tuple[str, ...]:
-    return CLOTHES if row["dataset"] == "fashion" else tuple("0123456789")
-
-
-def finding_verdicts(results: Results) -> list[str]:
-    verdicts = Counter(claim.rule(results)[0] for claim in CLAIMS)
-    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
-    return [f"Of {len(CLAIMS)} claims of an earlier report, judged below: {counts}."]
-
-
-FINDINGS = (
-    finding_gaps, finding_costs, finding_devices, finding_ties, finding_errors, finding_verdicts,
-)  # fmt: skip
-
-
-def best_table(results: Results) -> str:
-    """The best of each model beside what others report, and the floor."""
-    lines, used = [], []
-    for dataset in compared_datasets(results):
-        found = settings(results, dataset)
-        present = {rows[0]["model"] for rows in found} | set(COMPARED)
-        for model in filter(present.__contains__, MODELS):
-            winner = best_of(results, dataset, model)
-            used += winner
-            work = flops(results, winner) if winner else math.nan
-            times = [clock(figure(winner) / 1e3) if winner else MISSING
-                     for figure in (milliseconds, testing)]  # fmt: skip
-            lines.append([
-                DATASETS[dataset], model, describe(winner), str(len(winner)),
-                percent(winner) + collapsed(winner), *times,
-                MISSING if math.isnan(work) else f"{work / 1e6:.1f} M",
-                PUBLISHED.get((dataset, model), ""),
-            ])  # fmt: skip
-        classes = next((row["classes"] for rows in found for row in rows if row["classes"]), None)
-        floor = f"{100 * max(classes) / sum(classes):.2f}" if classes else MISSING
-        lines.append([DATASETS[dataset], "majority class", "", "", floor, "", "", "", ""])
-    header = ["Data set", "Model", "Best setting", "Seeds", "Accuracy (%)", "Training", "Testing"]
-    header += ["FLOPs of a test image", "Published (%)"]
-    note = f"{uncertainty(used)} {machines(used)}. {PUBLISHED_SOURCE}" if used else PUBLISHED_SOURCE
-    return table("The best of each model, chosen on validation", header, lines, note)
-
-
-def flops(results: Results, rows: list[dict]) -> float:
-    """Of the prediction of one image: a ResNet's are those that compare_devices.py counted; an SVM
-    multiplies its 784 pixels by those of each support vector, and each kernel value by the
-    coefficients of 9 other classes. nan if they were not counted."""
-    if rows[0]["model"] == "SVM":
-        return 2 * (784 + 9) * average_of(rows, "support_vectors")
-    counted = select(finished(results["devices"]), arch=rows[0]["arch"])
-    return counted[0]["forward_flops"] if counted else math.nan
-
-
-STEPS = [unit * step for unit in (1, 60, 3600) for step in (1, 2, 5, 10, 20, 30)]  # seconds
-
-
-def budget(results: Results, dataset: str) -> list[str]:
-    """A chart of the accuracy that each model reaches in a training time; none of a single step."""
-    found = {name: settings(results, dataset, name) for name in MODELS}
-    found = {name: each for name, each in found.items() if each}
-    times = sorted(
-        milliseconds(rows) / 1e3 for each in found.values() for rows in each
-        if not math.isnan(milliseconds(rows))
-    )  # fmt: skip
-    steps = [step for step in STEPS if times and times[0] <= step <= 2.5 * times[-1]]
-    if len(steps) < 2:
-        return []
-    curves = {name: [within(each, step) for step in steps] for name, each in found.items()}
-    values = [value for curve in curves.values() for value in curve if value]
-    low, high = math.floor(min(values) - 0.2), min(100, math.ceil(max(values)))
-    note = "Joined only to guide the eye; on the bottom edge, no setting is done by then. "
-    for place, names in groups(
-        [{"name": name, "place": machines([row for rows in each for row in rows])}
-         for name, each in found.items()], ["place"],
-    ).items():  # fmt: skip
-        note += f"{', '.join(each['name'] for each in names)} on {place[0]}. "
-    return [chart(
-        f"{DATASETS[dataset]}: accuracy within a training time",
-        ("training time, at most", map(clock, steps)), ("test accuracy (%)", low, high),
-        {name: [value or low for value in curve] for name, curve in curves.items()}, note,
-    )]  # fmt: skip
-
-
-def within(found: list[list[dict]], seconds: float) -> float:
-    """Test accuracy (%) of the best on validation of what is trained by then; 0 if nothing is."""
-    done = best([rows for rows in found if milliseconds(rows) <= 1e3 * seconds])
-    return 100 * average_of(done, "test_accuracy") if done else 0.0
-
-
-# --- verdicts ------------------------------------------------------------------------------------
-
-VERDICTS = SUPPORTED, CONTRADICTED, UNRESOLVED, UNMEASURED = (
-    "supported", "contradicted", "not resolved", MISSING,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of the earlier report and the rule that judges it: rule(results) gives the verdict
-    and the numbers behind it; the rule's docstring says how, to the reader."""
-
-    number: str
-    sentence: str
-    rule: Callable[[dict], tuple[str, str]]
-
-
-def judge(differences: Iterable[Difference | None]) -> str:
-    """On the claim that all differences are above 0. Each shown at the 5 % level, all are (R. L.
-    Berger, Technometrics 24, 1982); one below 0 must be shown after Holm's adjustment."""
-    differences = list(differences)
-    known = [each for each in differences if each]
-    if not known:
-        return UNMEASURED
-    adjusted = holm([each.p for each in known])
-    if any(each.size < 0 and p < LEVEL for each, p in zip(known, adjusted, strict=True)):
-        return CONTRADICTED
-    shown = all(each and each.size > 0 and each.p < LEVEL for each in differences)
-    return SUPPORTED if shown else UNRESOLVED
-
-
-def judge_ranges(ranges: Iterable[tuple[float, float] | None], bound: float) -> str:
-    """On the claim that all figures, each known to lie in a range, are above a bound."""
-    ranges = list(ranges)
-    known = [each for each in ranges if each]
-    if not known:
-        return UNMEASURED
-    if any(high < bound for _, high in known):
-        return CONTRADICTED
-    return SUPPORTED if all(each and each[0] > bound for each in ranges) else UNRESOLVED
-
-
-def lines_won(results: Results) -> tuple[str, str]:
-    """ResNet-18 less ResNet-50 at each of the eight lines of the MNIST table, after Holm: supported
-    if it wins more than half of them, contradicted if it loses at least half; a tie, or a line that
-    is not measured, is neither."""
-
-    def best_at(line: tuple, model: str) -> list[dict]:
-        found = settings(results, "mnist", model)
-        return best([rows for rows in found if tuple(rows[0][k] for k in TRAINING[:3]) == line])
-
-    duels = [compare(best_at(line, "ResNet-18"), best_at(line, "ResNet-50")) for line in GRID]
-    known = [each for each in duels if each]
-    adjusted = holm([each.p for each in known])
-    won = [each.size > 0 for each, p in zip(known, adjusted, strict=True) if p < LEVEL]
-    wins, losses, half = sum(won), len(won) - sum(won), len(GRID) / 2
-    numbers = f"{wins} won, {losses} lost, {len(known) - len(won)} tied of {len(known)} measured"
-    if not known:
-        return UNMEASURED, ""
-    verdict = SUPPORTED if wins > half else CONTRADICTED if losses >= half else UNRESOLVED
-    return verdict, numbers
-
-
-def peak(results: Results) -> tuple[str, str]:
-    """The ResNet-18 that is the best on validation: supported if the 95 % interval of its test
-    accuracy is above 99.30 %, contradicted if it is below."""
-    rows = best_of(results, "mnist", "ResNet-18")
-    ranges = [accuracy_interval(rows)] if rows else []
-    middle = average(rows, "test_accuracy", 0.01, ".2f")
-    numbers = [f"{middle} [{100 * low:.2f}, {100 * high:.2f}]" for low, high in ranges]
-    return judge_ranges(ranges, 0.9930), "".join(numbers)
-
-
-def fifty_is_not_worth_it(results: Results) -> tuple[str, str]:
-    """The best ResNet-18 less the best ResNet-50: supported if above 0 on both data sets,
-    contradicted if below on one; a tie does not show that the cost buys nothing."""
-    gaps = versus(results, ("ResNet-18",), ("ResNet-50",))
-    pairs = [[best_of(results, name, f"ResNet-{depth}") for depth in (50, 18)] for name in CLAIMED]
-    timed = [pair for pair in pairs if all(pair) and same_machine(*pair)]
-    times = ", ".join(f"{milliseconds(a) / milliseconds(b):.1f}" for a, b in timed)
-    numbers = told(gaps) + (f"; training takes {times} times as long" if times else "")
-    return judge(gaps.values()), numbers
-
-
-def lower_on_fashion(results: Results) -> tuple[str, str]:
-    """MNIST less FashionMNIST for every setting that is measured on both: supported if above 0 for
-    all, contradicted if below for one."""
-    first, second = (
-        {f"{rows[0]['model']}, {describe(rows)}": rows for rows in settings(results, name)}
-        for name in CLAIMED
+def answer(study: Study) -> list[str]:
+    """The best setting of each model, who wins, by how much and at what cost, and the picture."""
+    names = ["Data set", "Model", "Test accuracy (%)", "Training (s)", "Testing (s)", "Setting"]
+    lines, used, sentences = [], [], []
+    gaps = headline(study)
+    for dataset in study.settings:
+        bests = study.bests(dataset)
+        for setting in bests.values():
+            line = cells(setting, names)
+            if setting is study.best(dataset):
+                line[1:3] = [f"**{cell}**" for cell in line[1:3]]
+            lines.append(line)
+        lacking = [model for model in MODELS if model not in bests]
+        lines += [[name_of(dataset), model, *[MISSING] * 3, ""] for model in lacking]
+        used += bests.values()
+        sentences += [f"- {winner(bests, gaps)}{costs(bests)}"] if bests else []
+    title = f"The best setting of each model within {EPOCHS} epochs, chosen on validation images"
+    note = (
+        "Times are medians over seeds. An interval in brackets is of one comparison; p is adjusted"
     )
-    both = filter(second.__contains__, first)
-    gaps = {name: compare(first[name], second[name], same="seed") for name in both}
-    known = {name: gap for name, gap in gaps.items() if gap}
-    if not known:
-        return UNMEASURED, ""
-    least = min(known, key=lambda name: known[name].size)
-    above = sum(gap.size > 0 for gap in known.values())
-    numbers = f"above 0 in {above} of {count(len(known), 'setting')}; smallest: {known[least]}"
-    numbers += f" ({least})"
-    return judge(gaps.values()), numbers
+    note += " for all of them (Holm)."
+    return [
+        table(title, names, lines),
+        "\n".join([*sentences, *solver_costs(study)]),
+        *shown(study, "accuracy"),
+        f"{note} {notes_on(used)}" if used else "",
+    ]
 
 
-def resnet_over_svm(
-    results: Results, figure: Callable, *, timed: bool = True, datasets: Iterable[str] = CLAIMED
-) -> dict[str, float]:
-    """A figure of each best ResNet over that of the best SVM, where it is known; times of one
-    machine only."""
-    found = {}
-    for dataset, model in product(datasets, COMPARED[1:]):
-        resnet, svm = best_of(results, dataset, model), best_of(results, dataset, "SVM")
-        if resnet and svm and (same_machine(resnet, svm) or not timed):
-            ratio = figure(resnet) / figure(svm)
-            found |= {} if math.isnan(ratio) else {f"{DATASETS[dataset]} {model}": ratio}
-    return found
-
-
-def told_ratios(name: str, ratios: dict[str, float]) -> str:
-    return f"{name}: {', '.join(f'{key} {ratios[key]:.2f}' for key in ratios) or MISSING}"
-
-
-def judge_ratios(ratios: dict[str, float], noise: float) -> list[tuple[float, float] | None]:
-    """Each ratio with room for noise, and None for those of the four that are not measured."""
-    found = [(ratio / noise, ratio * noise) for ratio in ratios.values()]
-    return found + [None] * (4 - len(found))
-
-
-def svm_trains_faster(results: Results) -> tuple[str, str]:
-    """Training time of the best ResNet of each kind over that of the best SVM, on one machine, for
-    both data sets: supported if all are above 1.5, contradicted if one is below 1 / 1.5, as single
-    timings repeat no better."""
-    times = resnet_over_svm(results, milliseconds)
-    return judge_ranges(judge_ratios(times, NOISE), 1), told_ratios("times as long", times)
-
-
-def svm_needs_less(results: Results) -> tuple[str, str]:
-    """What prediction needs, ResNet over SVM: time, judged as above but with 2.5 for 1.5; and
-    FLOPs of an image and bytes stored (4 for a weight, or 784 for a support vector's pixels and 8
-    for each of its 9 coefficients), where any difference counts."""
-    weights = {row["arch"]: row["parameters"] for row in finished(results["devices"])}
-
-    def stored(rows: list[dict]) -> float:
-        if rows[0]["model"] == "SVM":
-            return (784 + 8 * 9) * average_of(rows, "support_vectors")
-        return 4 * weights.get(rows[0]["arch"], math.nan)
-
-    ratios = {
-        "time": resnet_over_svm(results, testing),
-        "FLOPs": resnet_over_svm(results, partial(flops, results), timed=False),
-        "bytes": resnet_over_svm(results, stored, timed=False),
+def headline(study: Study) -> dict[tuple[str, str, str], Difference | None]:
+    """The best setting of each model against that of each other, the better on validation first, on
+    all data sets: one family of comparisons for Holm."""
+    pairs = {
+        (dataset, first.model, second.model): compare(first, second)
+        for dataset in study.settings
+        for first, second in combinations(study.bests(dataset).values(), 2)
     }
-    ranges = judge_ratios(ratios["time"], TESTING_NOISE)
-    ranges += judge_ratios(ratios["FLOPs"], 1) + judge_ratios(ratios["bytes"], 1)
-    return judge_ranges(ranges, 1), "; ".join(told_ratios(*each) for each in ratios.items())
+    return dict(zip(pairs, holm(list(pairs.values())), strict=True))
 
 
-def svm_is_less_accurate(results: Results) -> tuple[str, str]:
-    """The best ResNet less the best SVM, trained on the same images: supported if above 0 on both
-    data sets, contradicted if below on one."""
-    gaps = versus(results, COMPARED[1:], COMPARED[:1])
-    return judge(gaps.values()), told(gaps)
+def winner(bests: dict[str, Setting], gaps: dict) -> str:
+    """Which model wins, and by how much."""
+    first, *others = bests.values()
+    parts = {1: [], 0: [], -1: []}
+    for other in others:
+        if gap := gaps[first.dataset, first.model, other.model]:
+            seeds = count(gap.seeds, "seed") if gap.seeds > 1 else "these two trained models"
+            size = str(gap).replace("+", "")
+            parts[gap.sign()].append(f"{the(other.model)} ({size} points, {p_of(gap)}, {seeds})")
+    text = f"{name_of(first.dataset)}: {the(first.model)} is best with {100 * first.mean():.2f} %"
+    text = f"**{text}{', but no lead is significant' if parts[0] and not parts[1] else ''}.**"
+    text += f" It beats {listed(parts[1])}." if parts[1] else ""
+    text += f" It does not significantly beat {listed(parts[0], 'or')}." if parts[0] else ""
+    return text + (f" On test images it is behind {listed(parts[-1])}." if parts[-1] else "")
 
 
-def gap_is_wider_on_mnist(results: Results) -> tuple[str, str]:
-    """That gap, in points, on MNIST less the one on FashionMNIST: supported if above 0."""
-    first, second = versus(results, COMPARED[1:], COMPARED[:1]).values()
+def costs(bests: dict[str, Setting]) -> str:
+    """Training times and FLOPs as multiples of the fastest model's, on one machine."""
+    fastest = min(bests.values(), key=lambda each: each.median("train_ms"))
+    parts = []
+    for each in bests.values():
+        if each is not fastest and same_machine(each, fastest):
+            time, work = (ratio(each, fastest, name) for name in ("train_ms", "training_flops"))
+            known = "" if math.isnan(work) else f" ({times(work)} times the FLOPs)"
+            parts.append(f"{the(each.model)} {times(time)} times as long{known}")
+    if not parts:
+        return ""
+    name, seconds = the(fastest.model), short(fastest.median("train_ms") / 1e3)
+    return f" {name[0].upper()}{name[1:]} trains in {seconds} s, {listed(parts)}."
+
+
+def with_solver(study: Study, setting: Setting | None, solver: str) -> Setting | None:
+    """The same SVM, trained with a solver."""
+    if not setting:
+        return None
+    same = {name: setting.first[name] for name in ("dataset", "limit", *FACTORS["svm"])}
+    rows = finished(study.results["svm"], solver=solver, **same)
+    return next(iter(settings_of(rows, FACTORS["svm"])), None)
+
+
+def solver_costs(study: Study) -> list[str]:
+    """How long scikit-learn's solver takes, for the settings that were timed with both."""
+    ratios = []
+    for setting in [each for name in study.settings for each in study.of(name, "SVM")]:
+        ours, theirs = (with_solver(study, setting, name) for name in ("gram", "sklearn"))
+        if ours and theirs and same_machine(ours, theirs):
+            ratios.append(ratio(theirs, ours, "train_ms"))
+    if not ratios:
+        return []
+    return [
+        f"- The SVMs use this repository's solver; scikit-learn's takes {span(ratios, times)}"
+        f" times as long to train ({count(len(ratios), 'setting')} timed with both)."
+    ]
+
+
+# --- claims --------------------------------------------------------------------------------------
+#
+# A judge gives a sign for each figure that a claim needs (1: shown to be as claimed, -1: shown not
+# to be, 0: its uncertainty holds both, None: not measured), and the figures as text.
+
+SUPPORTED, CONTRADICTED, UNRESOLVED = "supported", "contradicted", "not resolved"
+Judgement = tuple[list[int | None], str]
+
+
+def verdict(signs: list[int | None]) -> str:
+    """All figures must be as claimed; a single one that is not contradicts the claim."""
+    known = [sign for sign in signs if sign is not None]
+    if not known or -1 in known:
+        return CONTRADICTED if known else MISSING
+    return SUPPORTED if all(sign == 1 for sign in signs) else UNRESOLVED
+
+
+def signs_of(differences: Iterable[Difference | None]) -> list[int | None]:
+    return [each and each.sign() for each in differences]
+
+
+def above(bound: float, low: float, high: float) -> int:
+    """The sign of a figure that is claimed to be above a bound and known to lie in a range."""
+    return 1 if low > bound else -1 if high < bound else 0
+
+
+def most_lines(study: Study) -> Judgement:
+    gaps = []
+    for line in GRID:
+        at = dict(zip(("batch_size", "optimizer", "lr"), line, strict=True))
+        gaps.append(compare(*(find(study.of("mnist", model), **at) for model in MODELS[1:])))
+    signs = [sign for sign in signs_of(holm(gaps)) if sign is not None]
+    won, lost, half = signs.count(1), signs.count(-1), len(GRID) / 2
+    sign = 1 if won > half else -1 if lost >= half else 0
+    text = f"{won} won, {lost} lost, {signs.count(0)} tied of {len(signs)} measured"
+    return ([sign], text) if signs else ([None], "")
+
+
+def peak(study: Study) -> Judgement:
+    best = study.best("mnist", "ResNet-18")
+    if not best:
+        return [None], ""
+    low, high = accuracy_interval(best)
+    sign = 1 if low <= 0.993 <= high else -1
+    return [sign], interval(100 * best.mean(), 100 * low, 100 * high)
+
+
+def not_worth_it(study: Study) -> Judgement:
+    signs, parts, gaps = [], [], []
+    for dataset in CLAIMED:
+        small, large = (study.best(dataset, model) for model in MODELS[1:])
+        gap = compare(small, large)
+        gaps.append(gap and gap.plus(MARGIN))
+        if gap:
+            cost = ratio(large, small, "training_flops")
+            signs.append(above(NOISE, cost, cost))
+            parts.append(f"{name_of(dataset)}: {-gap} points for {times(cost)} times the FLOPs")
+    return signs + signs_of(holm(gaps)), "; ".join(parts)
+
+
+def lower_on_fashion(study: Study) -> Judgement:
+    first, second = ({f"{each.model}, {each}": each for each in study.of(d)} for d in CLAIMED)
+    names = [name for name in first if name in second]
+    gaps = holm([compare(first[name], second[name], same="seed") for name in names])
+    known = {name: gap for name, gap in zip(names, gaps, strict=True) if gap}
+    if not known:
+        return [None], ""
+    least = min(known, key=lambda name: known[name].size)
+    lower = sum(gap.size > 0 for gap in known.values())
+    text = f"lower in {lower} of {count(len(known), 'setting')}; least: {known[least]} ({least})"
+    return signs_of(gaps), text
+
+
+def over_svm(
+    study: Study, cost: str | Callable, solver: str | None = None, noise: float = 1
+) -> Judgement:
+    """A cost of the best ResNets over that of the best SVM. With a solver it is a time, which is
+    compared on one machine only."""
+    signs, parts = [], []
+    figure_of = cost if callable(cost) else lambda setting: setting.median(cost)
+    for dataset, model in product(CLAIMED, MODELS[1:]):
+        resnet, svm = study.best(dataset, model), study.best(dataset, "SVM")
+        svm = with_solver(study, svm, solver) if solver else svm
+        known = resnet and svm and (not solver or same_machine(resnet, svm))
+        more = figure_of(resnet) / figure_of(svm) if known else math.nan
+        signs.append(None if math.isnan(more) else above(1, more / noise, more * noise))
+        parts += [f"{name_of(dataset)} {model} {times(more)}"] if signs[-1] is not None else []
+    return signs, f"{', '.join(parts)} times" if parts else ""
+
+
+def svm_is_behind(study: Study) -> Judgement:
+    """With the p of the answer: one comparison has one p on a page."""
+    gaps, signs, parts = headline(study), [], []
+    for dataset, model in product(CLAIMED, MODELS[1:]):
+        other = gaps.get((dataset, "SVM", model))
+        gap = -other if other else gaps.get((dataset, model, "SVM"))
+        signs.append(gap and gap.sign())
+        parts += [f"{name_of(dataset)} {model} {gap} ({p_of(gap)})"] if gap else []
+    return signs, "; ".join(parts)
+
+
+def gap_is_wider(study: Study) -> Judgement:
+    first, second = (
+        compare(study.best(name, *MODELS[1:]), study.best(name, "SVM")) for name in CLAIMED
+    )
     if not (first and second):
-        return UNMEASURED, ""
+        return [None], ""
     size, error = first.size - second.size, math.hypot(first.error, second.error)
     freedom = min(first.freedom, second.freedom)  # fewer than Welch's, so never too sure
-    gap = Difference(size, error, freedom, student_p(size / error, freedom))
-    return judge([gap]), str(gap)
+    gap = Difference(size, error, freedom, student_p(size, error, freedom))
+    return [gap.sign()], f"{gap} ({p_of(gap)})"
 
 
-def gains_of(results: Results, arch: str) -> dict[str, tuple[float, float, float]]:
-    """For each optimizer how many times as fast a GPU trains on FashionMNIST: least, full training,
-    most. Least and most are of the windows of training steps; same work on both."""
-    rows = select(finished(device_rows(results["devices"], "fashion")), arch=arch)
-    found = {}
-    for optimizer in OPTIMIZERS:
-        alike = select(rows, optimizer=optimizer)
-        cpus, gpus = (one_device(select(alike, device=name)) for name in ("cpu", "cuda"))
-        if cpus and gpus:
-            gain = average_of(cpus, "train_ms") / average_of(gpus, "train_ms")
-            low = min(row["step_ms_min"] for row in cpus) / max(row["step_ms_max"] for row in gpus)
-            high = max(row["step_ms_max"] for row in cpus) / min(row["step_ms_min"] for row in gpus)
-            found[optimizer] = min(low, gain), gain, max(high, gain)
-    return found
+def gpu_gain(study: Study, model: str, claimed: int) -> Judgement:
+    """CPU time over GPU time for each optimizer: of the full training, and the least and the most
+    by windows of training steps. claimed is 1 for a gain above 2, -1 for one below."""
+    signs, parts = [], []
+    found = [each for each in study.devices.get("fashion", []) if each.model == model]
+    for optimizer in ("sgd", "adam"):
+        cpu, gpu = (find(found, device=name, optimizer=optimizer) for name in ("cpu", "cuda"))
+        if not (cpu and gpu):
+            signs.append(None)
+            continue
+        gain = ratio(cpu, gpu, "train_ms")
+        low = min(gain, cpu.values("step_ms_min").min() / gpu.values("step_ms_max").max())
+        high = max(gain, cpu.values("step_ms_max").max() / gpu.values("step_ms_min").min())
+        signs.append(claimed * above(2, low, high))
+        parts.append(f"{name_of(optimizer)} {interval(gain, low, high, '.1f')} times as fast")
+    return signs, "; ".join(parts)
 
 
-def told_gains(found: dict[str, tuple[float, float, float]]) -> str:
-    return "; ".join(
-        f"{OPTIMIZERS[name]}: {gain:.1f} times as fast [{low:.1f}, {high:.1f}]"
-        for name, (low, gain, high) in found.items()
-    )
+def adam_is_best(study: Study) -> Judgement:
+    bests = [study.best(dataset) for dataset in CLAIMED]
+    adams = [find(study.of(name, "ResNet-18"), optimizer="adam", lr=1e-3) for name in CLAIMED]
+    gaps = holm([None if a is b else compare(a, b) for a, b in zip(adams, bests, strict=True)])
+    signs, parts = [], []
+    for dataset, best, adam, gap in zip(CLAIMED, bests, adams, gaps, strict=True):
+        signs.append(min(gap.sign(), 0) if gap else 1 if best and best is adam else None)
+        if signs[-1] is not None:
+            text = f"{name_of(dataset)}: best on validation is {the(best.model)} ({best})"
+            state = ("a tie", "better", "worse")[gap.sign()] if gap else ""
+            parts.append(f"{text}; this one is {state}, {gap} points" if gap else text)
+    return signs, "; ".join(parts)
 
 
-def gpu_halves(results: Results) -> tuple[str, str]:
-    """CPU time over GPU time, in brackets the range over repeated windows of steps: supported if
-    above 2 for each optimizer, contradicted if below for one."""
-    found = gains_of(results, "resnet50")
-    return judge_ranges(((low, high) for low, _, high in found.values()), 2), told_gains(found)
-
-
-def cpu_competes(results: Results) -> tuple[str, str]:
-    """Competitive is less than twice the GPU's time: the rule of the claim before, turned round."""
-    found = gains_of(results, "resnet18")
-    return judge_ranges(((-high, -low) for low, _, high in found.values()), -2), told_gains(found)
-
-
-def adam_is_best(results: Results) -> tuple[str, str]:
-    """Of the settings not shown to be worse than the best of a data set: supported if all are
-    ResNet-18 with Adam at 0.001, on both data sets, with all three models measured; contradicted if
-    none is, on one where it was measured."""
-    shares, complete, numbers = [], True, []
-    for dataset in CLAIMED:
-        found = settings(results, dataset)
-        complete &= {rows[0]["model"] for rows in found} >= set(COMPARED)
-        if any(map(is_adam, found)):
-            named = list(map(is_adam, top(found)))
-            shares.append(mean(named))
-            numbers.append(f"{DATASETS[dataset]}: {sum(named)} of the {len(named)} best")
-    if not shares or 0 in shares:
-        return CONTRADICTED if shares else UNMEASURED, "; ".join(numbers)
-    return SUPPORTED if complete and min(shares) == 1 else UNRESOLVED, "; ".join(numbers)
-
-
-def is_adam(rows: list[dict]) -> bool:
-    row = rows[0]
-    return row["model"] == "ResNet-18" and (row["optimizer"], row["lr"]) == ("adam", 1e-3)
-
-
-def pinned_pairs(results: Results) -> list[tuple[dict, dict]]:
+def pinned_pairs(study: Study) -> list[tuple[dict, dict]]:
     """Runs on a GPU with pinned memory and without, all else equal."""
-    names = (*SETUP, *MACHINE, *TRAINING, "dataset", "model", "seed", "split_id", "execution")
-    found = groups(select(finished(results["resnet"]), device="cuda"), names).values()
-    found = [{row["pin_memory"]: row for row in rows} for rows in found]
-    return [(rows["true"], rows["false"]) for rows in found if {"true", "false"} <= set(rows)]
+    names = [name for name in common.key_columns("resnet") if name != "pin_memory"]
+    rows = finished(study.results["resnet"], device="cuda")
+    pairs = [{row["pin_memory"]: row for row in alike}
+             for alike in groups(rows, [*names, *MACHINE]).values()]  # fmt: skip
+    return [(pair["true"], pair["false"]) for pair in pairs if {"true", "false"} <= set(pair)]
 
 
-def pinning_keeps_accuracy(results: Results) -> tuple[str, str]:
-    """Pairs of runs that differ in pin_memory alone: supported if all end in the same weights,
-    contradicted if one pair's test errors are shown to differ, after Holm."""
-    pairs = pinned_pairs(results)
-    same = sum(a["weights_sha256"] == b["weights_sha256"] != "" for a, b in pairs)
-    numbers = f"{same} of {count(len(pairs), 'pair')} with the same weights"
-    if not pairs:
-        return UNMEASURED, ""
-    worse = any(p < LEVEL for p in holm([on_one_split(*pair).p for pair in pairs]))
-    return (SUPPORTED if same == len(pairs) else CONTRADICTED if worse else UNRESOLVED), numbers
+def pinning_keeps_accuracy(study: Study) -> Judgement:
+    pairs = pinned_pairs(study)
+    same = sum(a["weights_sha256"] == b["weights_sha256"] is not None for a, b in pairs)
+    differ = any(signs_of(holm([on_one_split(*pair) for pair in pairs])))
+    sign = 1 if same == len(pairs) else -1 if differ else 0
+    text = f"{same} of {count(len(pairs), 'pair')} with the same weights"
+    return ([sign], text) if pairs else ([None], "")
 
 
-def pinning_costs_little(results: Results) -> tuple[str, str]:
-    """Time with pinned memory over time without, 95 % interval of the geometric mean over pairs:
-    supported if it lies within 10 % of 1, contradicted if outside."""
-    logs = [math.log(a["train_ms"] / b["train_ms"]) for a, b in pinned_pairs(results)]
-    logs = [log for log in logs if not math.isnan(log)]
+def pinning_costs_little(study: Study) -> Judgement:
+    logs = np.log([a["train_ms"] / b["train_ms"] for a, b in pinned_pairs(study)])
     if len(logs) < 2:
-        return UNMEASURED, count(len(logs), "pair") if logs else ""
-    half = student_bound(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
-    low, high = mean(logs) - half, mean(logs) + half
-    numbers = f"{math.exp(mean(logs)):.2f} [{math.exp(low):.2f}, {math.exp(high):.2f}]"
-    little = math.log(1.1)
-    inside, outside = -little < low and high < little, low > little or high < -little
-    return (SUPPORTED if inside else CONTRADICTED if outside else UNRESOLVED), numbers
+        return [None], ""
+    half = stats.t.ppf(1 - LEVEL / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    low, high, little = logs.mean() - half, logs.mean() + half, math.log(1.1)
+    sign = 1 if max(-low, high) < little else -1 if min(-low, high) < -little else 0
+    return [sign], interval(*np.exp([logs.mean(), low, high]))
 
 
+FASTER, FEWER = "SVMs train significantly faster than the ResNets", "SVMs need fewer resources"
+BOTH = "the best ResNet-18 and of the best ResNet-50, over those of the best SVM, on both data sets"
 # fmt: off
-CLAIMS = (
-    Claim("1a", "ResNet-18 beats ResNet-50 on MNIST in most settings.", lines_won),
-    Claim("1b", "ResNet-18's peak accuracy on MNIST is 99.30 %.", peak),
-    Claim("2", "ResNet-50's accuracy does not justify its computational cost.",
-          fifty_is_not_worth_it),
-    Claim("3", "Accuracy is lower on FashionMNIST than on MNIST in every configuration.",
-          lower_on_fashion),
-    Claim("4a", "SVMs train significantly faster than the ResNets.", svm_trains_faster),
-    Claim("4b", "SVMs need fewer resources.", svm_needs_less),
-    Claim("5a", "SVMs are less accurate than the ResNets.", svm_is_less_accurate),
-    Claim("5b", "That gap is more pronounced on MNIST.", gap_is_wider_on_mnist),
-    Claim("6", "A GPU cuts ResNet-50's training time by more than 50 %.", gpu_halves),
-    Claim("7", "For ResNet-18, CPU training remains competitive with the GPU.", cpu_competes),
-    Claim("8", "ResNet-18 with Adam at lr 0.001 is the best configuration overall.", adam_is_best),
-    Claim("9a", "pin_memory makes no difference to accuracy.", pinning_keeps_accuracy),
-    Claim("9b", "pin_memory makes little difference to time.", pinning_costs_little),
-)
+CLAIMS = {  # the sentence, the rule in words, and its judge
+    "1a": ("ResNet-18 beats ResNet-50 on MNIST in most settings.",
+        "Supported if ResNet-18 is shown to be better in more than half of the eight lines of the"
+        " MNIST table, contradicted if it is shown to be worse in at least half.", most_lines),
+    "1b": ("ResNet-18's peak accuracy on MNIST is 99.30 %.",
+        "Supported if 99.30 % lies inside the 95 % interval of the best ResNet-18, contradicted if"
+        " it lies outside, on either side.", peak),
+    "2": ("ResNet-50's accuracy does not justify its computational cost.",
+        f"Supported if the best ResNet-50 is shown to gain less than {100 * MARGIN:.0f} point over"
+        f" the best ResNet-18 for more than {NOISE} times the FLOPs of training, on both data sets;"
+        " contradicted if it is shown to gain more, or costs less.", not_worth_it),
+    "3": ("Accuracy is lower on FashionMNIST than on MNIST in every configuration.",
+        "Every setting that is measured on both must be shown to be lower on FashionMNIST.",
+        lower_on_fashion),
+    "4a": (f"{FASTER} (this repository's solver).",
+        f"Training times of {BOTH}: above 1 even if a timing is wrong by a factor of {NOISE}.",
+        partial(over_svm, cost="train_ms", solver="gram", noise=NOISE)),
+    "4a'": (f"{FASTER} (scikit-learn's solver).", "As 4a, with scikit-learn's times.",
+        partial(over_svm, cost="train_ms", solver="sklearn", noise=NOISE)),
+    "4b": (f"{FEWER} (FLOPs of training).", f"FLOPs of training of {BOTH}: above 1.",
+        partial(over_svm, cost="training_flops")),
+    "4b'": (f"{FEWER} (FLOPs of a prediction).", "As 4b, for one test image: an SVM computes"
+        " 2 x (784 + 9) for each support vector. Memory is not judged: SVM rows do not hold it.",
+        partial(over_svm, cost=prediction_flops)),
+    "5a": ("SVMs are less accurate than the ResNets.",
+        "The best ResNet-18 and the best ResNet-50, each less the best SVM, on both data sets: all"
+        " four must be shown to be above 0. p is that of the answer, for all pairs of best models.",
+        svm_is_behind),
+    "5b": ("That gap is more pronounced on MNIST.",
+        "The best ResNet less the best SVM: the gap on MNIST less the gap on FashionMNIST.",
+        gap_is_wider),
+    "6": ("A GPU cuts ResNet-50's training time by more than 50 %.",
+        "CPU time over GPU time on FashionMNIST, in brackets the range over windows of training"
+        " steps: above 2 with both optimizers.", partial(gpu_gain, model="ResNet-50", claimed=1)),
+    "7": ("For ResNet-18, CPU training remains competitive with the GPU.",
+        "As 6, the other way: competitive means less than twice the GPU's time.",
+        partial(gpu_gain, model="ResNet-18", claimed=-1)),
+    "8": ("ResNet-18 with Adam at lr 0.001 is the best configuration overall.",
+        "Supported if it is the best of all settings on validation images, on both data sets;"
+        " contradicted if test images show it to be worse than the best on one.", adam_is_best),
+    "9a": ("pin_memory makes no difference to accuracy.",
+        "GPU runs that differ in pin_memory alone: supported if all pairs end in the same weights,"
+        " contradicted if a pair's test errors are shown to differ.", pinning_keeps_accuracy),
+    "9b": ("pin_memory makes little difference to time.",
+        "Time with pinned memory over time without, 95 % interval of the geometric mean over those"
+        " pairs: supported within 10 % of 1, contradicted outside.", pinning_costs_little),
+}
 # fmt: on
 
 
-def verdict_table(results: Results) -> list[str]:
-    verdicts = [(claim, *claim.rule(results)) for claim in CLAIMS]
-    lines = [[claim.number, claim.sentence, *verdict] for claim, *verdict in verdicts]
+def claims(study: Study) -> list[str]:
+    lines, whole = [], study.whole()
+    limits = {each.first["limit"] for name in CLAIMED for each in study.of(name)} - {None}
+    for number, (sentence, _, judge) in CLAIMS.items():
+        signs, text = judge(whole)
+        if verdict(signs) == MISSING and limits:
+            text = f"not judged: {listed(f'{limit:,} images' for limit in sorted(limits))}"
+        lines.append([number, sentence, f"**{verdict(signs)}**", text])
     note = (
-        "Not resolved: the difference is inside its uncertainty, or too little is measured. In"
-        " brackets 95 % intervals; p is two-sided, of one comparison alone. On one seed a"
-        " comparison speaks of these trained models, not of what another seed would give. A best is"
-        " one of the settings measured:"
+        "*Not resolved*: the uncertainty holds both, or a part is not measured. Brackets hold 95 %"
+        " intervals; differences are points of accuracy; p is Holm-adjusted within a claim. With a"
+        " single seed a comparison holds for these trained models only."
     )
-    found = [rows for dataset in compared_datasets(results) for rows in settings(results, dataset)]
-    measured = Counter(f"{DATASETS[rows[0]['dataset']]} {rows[0]['model']}" for rows in found)
-    note += f" {', '.join(f'{name} {number}' for name, number in measured.items()) or 'none'}"
-    note += ". [The rules](results/README.md#rules) are beside the rows."
-    fewest, most = (pick(map(len, found), default=0) for pick in (min, max))
-    seeds = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    header = ["", "Claim", f"Verdict, on {seeds}", "Numbers"]
-    return [table("The claims of an earlier report, judged by the rows", header, lines, note)]
+    header = ["", "Claim", "Verdict", "Figures"]
+    return [table("An earlier report's claims, judged by the rows", header, lines, note)]
 
 
-def rules(results: Results) -> list[str]:
+def rules(study: Study) -> list[str]:
     """How each verdict is computed."""
-    lines = [f"- {claim.number}: {' '.join(claim.rule.__doc__.split())}" for claim in CLAIMS]
-    return ["\n".join(lines)]
+    return ["\n".join(f"- {number}: {rule}" for number, (_, rule, _) in CLAIMS.items())]
 
 
 # --- tables --------------------------------------------------------------------------------------
 
 
-def resnet_tables(results: Results) -> list[str]:
+def resnet_tables(study: Study) -> list[str]:
     """For each data set a line for each batch size, optimizer and learning rate."""
-    tables = []
-    for dataset in datasets_of(results["resnet"]):
-        every = select(results["resnet"], dataset=dataset)
-        tried = one_setup(every)
-        rows = one_pinning(finished(tried))
-        archs = [arch for arch in ARCHITECTURES if arch != "resnet34" or select(rows, arch=arch)]
-        extra = set(groups(rows, TRAINING[:3])) - set(GRID)
-        lines = []
-        for batch_size, optimizer, lr in [*GRID, *sorted(extra)]:
-            line = [plain(batch_size), OPTIMIZERS[optimizer], plain(lr)]
-            for arch in archs:
-                factors = {"arch": arch, "batch_size": batch_size, "optimizer": optimizer, "lr": lr}
-                found = best(list(groups(select(rows, **factors), TRAINING).values()))
-                figure = f"{percent(found)} ({plain(found[0]['epochs'])})" if found else ""
-                line.append(figure + collapsed(found) or absent(select(tried, **factors)))
-            lines.append(line)
-        title = f"{DATASETS[dataset]}, ResNets: test accuracy, in parentheses the number of epochs,"
+    tables, used = [], []
+    for dataset in datasets_of(study.results["resnet"]):
+        found = [each for each in study.of(dataset) if each.model != "SVM"]
+        models = sorted({*MODELS[1:], *(each.model for each in found)})
+        lines = [
+            [str(batch), name_of(optimizer), plain(lr),
+             *(resnet_cell(study, dataset, model, batch_size=batch, optimizer=optimizer, lr=lr)
+               for model in models)]
+            for batch, optimizer, lr in GRID
+        ]  # fmt: skip
         header = ["Batch size", "Optimizer", "Learning rate"]
-        header += [f"{ARCHITECTURES[arch]} accuracy (%)" for arch in archs]
-        note = caption(finished(tried), "train_resnet.py", RESNET_FLAGS) + left_out(every, tried)
-        tables.append(table(f"{title} chosen on validation", header, lines, note))
+        header += [f"{model} accuracy (%)" for model in models]
+        title = f"{name_of(dataset)}: test accuracy within {EPOCHS} epochs"
+        tables.append(table(title, header, lines))
+        used += found
+    note = "In parentheses stands the number of epochs, chosen on validation images."
+    return [*tables, f"{note} {notes_on(used)}"]
+
+
+def resnet_cell(study: Study, dataset: str, model: str, **factors) -> str:
+    """The accuracy of the best at these factors; without one, how its runs failed."""
+    best = find(study.of(dataset, model), **factors)
+    if best:
+        return f"{percent(best)} ({plain(best.factors['epochs'])})"
+    rows = select(study.results["resnet"], dataset=dataset, model=model, **factors)
+    failed = sorted({row["status"].replace("_", " ") for row in rows if row["status"] != "ok"})
+    return listed(failed) if failed else MISSING
+
+
+def device_tables(study: Study) -> list[str]:
+    """For each data set CPU against GPU: accuracy, time and FLOPs."""
+    tables = []
+    for dataset in study.devices or ["fashion"]:
+        found = study.devices.get(dataset, [])
+        title = f"{name_of(dataset)}, CPU and GPU"
+        if found:
+            row = found[0].factors
+            title += f": batch size {plain(row['batch_size'])}, lr {plain(row['lr'])},"
+            title += f" {count(row['epochs'], 'epoch')}"
+        note = "MFLOPs are those of training on one image, forward and backward, 2 for each"
+        note += " multiply-accumulate. A comparison of single runs holds for these trained models"
+        note += f" only. {notes_on(found)}"
+        header, lines = device_lines(found)
+        tables.append(table(title, header, lines, note, *deeper_networks(found)))
     return tables
 
 
-def device_rows(every: list[dict], dataset: str) -> list[dict]:
-    """The rows of the work (size, batch size, learning rate, epochs) that most rows have done."""
-    works = groups(select(every, dataset=dataset), WORK).values()
-    return max(works, key=lambda rows: (not rows[0]["limit"], len(rows)), default=[])
-
-
-def device_tables(results: Results) -> list[str]:
-    """For each data set CPU against GPU: accuracy, time and FLOPs."""
-    every = results["devices"]
-    return [device_table(every, name) for name in (datasets_of(every) if every else ["fashion"])]
-
-
-def device_table(every: list[dict], dataset: str) -> str:
-    tried = device_rows(every, dataset)
-    rows = finished(tried)
-    devices = [device for device in DEVICES if device != "mps" or select(rows, device=device)]
-    header, lines = ["Device", "Optimizer"], []
-    for name in ARCHITECTURES.values():
-        header += [f"{name} accuracy (%)", "training time (ms)", "FLOPs"]
-    for device, optimizer in product(devices, OPTIMIZERS):
-        line = [DEVICES[device], OPTIMIZERS[optimizer]]
-        for arch in ARCHITECTURES:
-            factors = {"device": device, "optimizer": optimizer, "arch": arch}
-            cell = one_device(select(rows, **factors))
-            if cell:
-                flops = average(cell, "training_flops", 1e6, ",.1f")
-                line += [percent(cell) + collapsed(cell), average(cell, "train_ms"), f"{flops} M"]
-            else:
-                line += [absent(select(tried, **factors))] * 3
-        lines.append(line)
-    title = f"{DATASETS[dataset]}, CPU and GPU"
-    if rows:
-        title += f": batch size {plain(rows[0]['batch_size'])}, lr {plain(rows[0]['lr'])}"
-        title += f", epochs {plain(rows[0]['epochs'])}"
-    note = (
-        "FLOPs are those of training on one 1x28x28 image, forward and backward, 2 for each"
-        " multiply-accumulate, counted on torchvision's network."
+def device_lines(found: list[Setting]) -> tuple[list[str], list[list[str]]]:
+    archs = list(train_resnet.ARCHITECTURES)
+    archs += dict.fromkeys(
+        each.factors["arch"] for each in found if each.factors["arch"] not in archs
     )
-    for device in devices:
-        reasons = {row["reason"] for row in select(tried, device=device, status="skipped")}
-        note += "".join(f" {DEVICES[device]} not measured: {reason}." for reason in sorted(reasons))
-    flags = {flag: name for flag, name in RESNET_FLAGS.items() if flag != "--pin-memory"}
-    note += "\n\n" + caption(rows, "compare_devices.py", flags)
-    note += left_out(select(every, dataset=dataset), tried)
-    return "\n\n".join([table(title, header, lines, note), *depth_costs(rows)])
+    devices = dict.fromkeys(["cpu", "cuda", *(each.factors["device"] for each in found)])
+    header, lines = ["Device", "Optimizer"], []
+    for arch in archs:
+        header += [f"{name_of(arch)} accuracy (%)", "training (s)", "MFLOPs"]
+    for device, optimizer in product(devices, ("sgd", "adam")):
+        line = [name_of(device), name_of(optimizer)]
+        for arch in archs:
+            cell = find(found, device=device, optimizer=optimizer, arch=arch)
+            work = figure(network_cost(arch, "training_flops") / 1e6, ".1f")
+            names = ["Test accuracy (%)", "Training (s)"]
+            line += [*cells(cell, names), work] if cell else [MISSING] * 3
+        lines.append(line)
+    return header, lines
 
 
-def depth_costs(rows: list[dict]) -> list[str]:
+def deeper_networks(found: list[Setting]) -> list[str]:
     """What a deeper network costs and gains on each device, against ResNet-18."""
-    lines = []
-    for device, (arch, name) in product(DEVICES, ARCHITECTURES.items()):
-        parts = []
-        for optimizer in OPTIMIZERS:
-            alike = select(rows, device=device, optimizer=optimizer)
-            deep, base = (one_device(select(alike, arch=each)) for each in (arch, "resnet18"))
-            if arch != "resnet18" and deep and base and same_machine(deep, base):
-                work, time = (
-                    average_of(deep, figure) / average_of(base, figure)
-                    for figure in ("training_flops", "train_ms")
-                )
-                parts += [f"{work:.1f} times the FLOPs"] if not parts else []
-                parts += [f"{OPTIMIZERS[optimizer]} {time:.1f} times the training time,"]
-                parts[-1] += f" {compare(deep, base) or f'accuracy {MISSING}'}"
-        if parts:
-            lines.append(f"- {DEVICES[device]}, {name} against ResNet-18: {'; '.join(parts)}.")
-    return ["\n".join(lines)] if lines else []
+    texts, gaps = [], []
+    for deep in found:
+        at = {name: deep.factors[name] for name in ("device", "optimizer")}
+        base = find(found, **at, arch="resnet18")
+        if base and base is not deep and same_machine(base, deep):
+            work, time = (ratio(deep, base, name) for name in ("training_flops", "train_ms"))
+            gaps.append(compare(deep, base))
+            where = f"{name_of(at['device'])}, {name_of(at['optimizer'])}"
+            texts.append(
+                f"- {where}: {deep.model} takes {times(work)} times the FLOPs and {times(time)}"
+                " times the time of ResNet-18. Its accuracy differs by"
+            )
+    texts = [f"{text} {gap} points ({p_of(gap)})."
+             for text, gap in zip(texts, holm(gaps), strict=True) if gap]  # fmt: skip
+    return ["\n".join(texts)] if texts else []
 
 
-def one_device(rows: list[dict]) -> list[dict]:
-    """Of the runs of a cell those of one device, precision and momentum."""
-    return best(list(groups(rows, (*MACHINE, "precision", "momentum")).values()))
+def device_costs(study: Study) -> list[str]:
+    """What the runs of the device tables cost."""
+    names = ["Device", "Model", "Optimizer", "Test accuracy (%)", "Training (s)", "Testing (s)"]
+    names += ["Step (ms)", "Peak memory (MiB)", "Parameters", "of them in use"]
+    return [
+        table(f"Costs of training on {name_of(dataset)}", names, [cells(e, names) for e in found],
+              "A step's time is the median and range over windows of training steps.")
+        for dataset, found in study.devices.items()
+    ] or [MISSING]  # fmt: skip
 
 
-COSTS = {  # column, unit and form of the mean over seeds
-    "Step (ms), median": ("step_ms", 1, ".2f"),
-    "Images/s": ("images_per_second",),
-    "Achieved GFLOP/s": ("achieved_flops_per_second", 1e9, ",.1f"),
-    "Peak memory (MiB)": ("peak_memory_mib",),
-    "Parameters": ("parameters",),
-    "Forward MACs (M)": ("forward_macs", 1e6, ",.1f"),
-    "Forward FLOPs (M)": ("forward_flops", 1e6, ",.1f"),
-}
-
-
-def device_details(results: Results) -> list[str]:
-    """What the runs of the device tables cost in steps, memory and FLOPs; over seeds the mean, and
-    the whole range of the windows."""
-    header = ["Device", "Network", "Optimizer", *COSTS, "Step (ms), min - max"]
-    header += ["Weights that never meet a pixel"]
-    tables = []
-    for dataset in datasets_of(results["devices"]) if results["devices"] else []:
-        lines = []
-        rows = finished(device_rows(results["devices"], dataset))
-        for cell in groups(rows, ("device", "model", "optimizer")).values():
-            runs = one_device(cell)
-            line = [DEVICES[cell[0]["device"]], cell[0]["model"], OPTIMIZERS[cell[0]["optimizer"]]]
-            line += [average(runs, *how) for how in COSTS.values()]
-            low = min(row["step_ms_min"] for row in runs)
-            high = max(row["step_ms_max"] for row in runs)
-            dead = 1 - runs[0]["live_parameters"] / runs[0]["parameters"]
-            lines.append([*line, f"{low:.2f} - {high:.2f}", f"{dead:.0%}"])
-        tables.append(table(f"Costs of training on {DATASETS[dataset]}", header, lines))
+def settings_tables(study: Study, svm: bool) -> list[str]:
+    """For each data set every setting beside the best one of all models. All are compared on the
+    seeds that all have: more seeds of some would be another standard of proof. The best is chosen
+    on validation, so its luck in the choice does not count as a difference."""
+    first = ["Test accuracy (%)"] if svm else ["Model", "Test accuracy (%)"]
+    last = ["Validation (%)", "Training (s)", "Testing (s)", "FLOPs (10¹²)"]
+    last += ["Support vectors", "Setting"] if svm else ["Setting"]
+    header, tables = [*first, "Difference (points)", "Holm-adjusted p", *last], []
+    for dataset in study.settings:
+        found, best = study.of(dataset), study.best(dataset)
+        seeds = common_seeds(found) or {seed for each in found for seed in each.runs}
+        gaps = [compare(each.only(seeds), best.only(seeds)) for each in found if each is not best]
+        gaps = dict(zip((each for each in found if each is not best), holm(gaps), strict=True))
+        used = [each for each in found if (each.model == "SVM") == svm]
+        lines = [[*cells(each, first), *beside_best(gaps, each), *cells(each, last)]
+                 for each in used]  # fmt: skip
+        title = f"{name_of(dataset)}, {'SVMs' if svm else 'ResNets'}: all settings"
+        note = "Differences are points of test accuracy from the best setting of all models"
+        note += f" on validation, {the(best.model)} ({best})." if best else "."
+        notes = [f"{note} {notes_on(used)}", left_out(study, dataset)]
+        tables += [table(title, header, lines, *notes)] if used else []
     return tables or [MISSING]
 
 
-def best_svms(results: Results) -> list[str]:
-    """For each data set the best kernel and hyperparameters."""
-    lines = []
-    for dataset in datasets_of(results["svm"]):
-        found = settings(results, dataset, "SVM")
-        rows = best(found)
-        names = ("train_ms", "predict_time_ms", "support_vectors")
-        training, testing, vectors = (average(rows, name) for name in names)
-        text = f"of {count(len(found), 'setting')} the best on validation is {describe(rows)}, with"
-        mark = f" ({collapsed(rows).strip()})" if collapsed(rows) else ""
-        text += f" {percent(rows)} % of the test images right{mark},"
-        text += f" {training} ms of training, {testing} ms of testing and"
-        text += f" {vectors} support vectors."
-        lines.append(f"- {DATASETS[dataset]}: {text if rows else MISSING}")
-    return ["\n".join(lines)]
+def beside_best(gaps: dict[Setting, Difference | None], setting: Setting) -> list[str]:
+    """A setting's difference from the best, and whether it is a tie: not shown to be worse."""
+    gap = gaps.get(setting)
+    if not gap:
+        return [MISSING, ""] if setting in gaps else ["", "best"]
+    return [str(gap), ("tie, ", "better, ", "")[gap.sign()] + p_of(gap)]
 
 
-def best_models(results: Results) -> list[str]:
-    """For each data set the command that trains the best ResNet again and saves its weights."""
-    found = [best_of(results, name, *COMPARED[1:]) for name in datasets_of(results["resnet"])]
-    lines = [
-        f"{command(rows[:1], 'train_resnet.py', RESNET_FLAGS)}"
-        " --save-model models --results-dir models"
-        for rows in filter(None, found)
-    ]
-    return ["\n".join(["```bash", *lines, "```"]) if lines else MISSING]
+def left_out(study: Study, dataset: str) -> str:
+    """A line on the finished rows that no table of a data set shows."""
+    used = study.settings[dataset] + study.longer[dataset]
+    shown = {id(row) for each in used for row in each.runs.values()}
+    rows = finished(study.results["resnet"] + study.results["svm"], dataset=dataset)
+    number = sum(id(row) not in shown for row in rows)
+    return (
+        f"Not shown: {count(number, 'row')} of another size, solver, device or split."
+        if number
+        else ""
+    )
 
 
-SETTING = {  # the columns that say what a setting is
-    "svm": {"Kernel": "kernel"} | {name: name for name in SVM[1:]},
-    "resnet": {
-        "Network": "model", "Optimizer": "optimizer", "Learning rate": "lr",
-        "Batch size": "batch_size", "Epochs": "epochs",
-    },
-}  # fmt: skip
-FIGURES = {"Training time (ms)": "train_ms", "Testing time (ms)": "predict_time_ms"}
-TOP_NOTE = (
-    "The best is chosen on validation among all models of the data set. Top: that, or not shown to"
-    " be worse on the test images (a tie) or even better, on the seeds that all settings have."
-)
-GRAM_NOTE = (
-    " An SVM fitted in a grid has all of the inner products that the grid shares in its training"
-    " time; one fitted alone may compute only those that it needs."
-)
+def longer_trainings(study: Study) -> list[str]:
+    """What more epochs than the assignment's buy."""
+    names = ["Data set", "Model", "Test accuracy (%)", "Setting", "Training (s)", "Seeds"]
+    lines, gaps = [], []
+    for setting in [each for found in study.longer.values() for each in found]:
+        same = {name: value for name, value in setting.factors.items() if name != "epochs"}
+        gaps.append(compare(setting, find(study.of(setting.dataset, setting.model), **same)))
+        lines.append(cells(setting, names))
+    if not lines:
+        return [f"No training has more than {EPOCHS} epochs yet."]
+    for line, gap in zip(lines, holm(gaps), strict=True):
+        line += [str(gap), p_of(gap)] if gap else [MISSING, ""]
+    header = [*names, f"Gain over up to {EPOCHS} epochs (points)", "Holm-adjusted p"]
+    title = f"Trainings of more than {EPOCHS} epochs"
+    return [table(title, header, lines), *shown(study, "longer")]
 
 
-def settings_tables(results: Results, file: str = "resnet") -> list[str]:
-    """For each data set every setting in a file beside the best one of all models."""
-    return [settings_table(results, dataset, file) for dataset in compared_datasets(results)]
-
-
-def settings_table(results: Results, dataset: str, file: str) -> str:
-    found = settings(results, dataset)
-    figures = FIGURES | ({"Support vectors": "support_vectors"} if file == "svm" else {})
-    lines = []
-    for rows, cells in zip(found, beside_best(found), strict=True):
-        if (rows[0]["model"] == "SVM") == (file == "svm"):
-            factors = [rows[0][name] for name in SETTING[file].values()]
-            line = [OPTIMIZERS.get(factor, plain(factor)) for factor in factors]
-            line += [percent(rows) + collapsed(rows)]
-            line += [average(rows, name) for name in figures.values()]
-            line += [percent(rows, "val_accuracy"), str(len(rows))]
-            line += ["/".join(listed(rows, "threads"))]
-            lines.append(line + cells)
-    header = [*SETTING[file], "Test accuracy (%)", *figures, "Validation accuracy (%)", "Seeds"]
-    header += ["Threads", "Less the best (points)", "p, Holm", "Top"]
-    every = select(results[file], dataset=dataset)
-    used = one_setup(every)
-    models, note, flags = "ResNets", TOP_NOTE, RESNET_FLAGS
-    if file == "svm":
-        models, note, flags = "SVMs", TOP_NOTE + GRAM_NOTE, SVM_FLAGS
-    note += f"\n\n{caption(finished(used), SCRIPTS[file], flags)}"
-    title = f"{DATASETS[dataset]}, {models}: all settings"
-    return table(title, header, lines, note + left_out(every, used))
-
-
-def failures(results: Results) -> list[str]:
-    """Runs that gave no figure and, apart from them, those that did no better than guessing."""
-    header = ["Data set", "Model", "Setting", "Seed", "Status", "Reason"]
-    lines = {"Runs that failed": [], "Runs that collapsed: a result, not a failure": []}
-    failed, guessing = lines.values()
-    for row in (row for rows in results.values() for row in rows):
-        if row["status"] not in ("ok", "skipped"):
-            line = [DATASETS[row["dataset"]], row["model"], describe([row]), row["seed"]]
-            line += [absent([row]), row["reason"]]
-            (guessing if row["status"] == "collapsed" else failed).append(line)
-    tables = [table(title, header, found) for title, found in lines.items() if found]
-    return tables if failed else ["No run failed.", *tables]
-
-
-def curves(results: Results) -> list[str]:
-    """Charts of the loss and accuracy of the best ResNets after each epoch, of two at least."""
-    parts = []
-    for dataset, model in product(compared_datasets(results), MODELS[1:]):
-        rows = best_of(results, dataset, model)
-        epochs = rows[0]["history"] if rows else []
-        for name, unit in (("loss", 1), ("accuracy", 100)) if len(epochs) > 1 else ():
-            lines = {
-                part: [unit * epoch[f"{key}_{name}"] for epoch in epochs]
-                for part, key in (("training", "train"), ("validation", "val"))
-            }
-            values = [value for line in lines.values() for value in line]
-            low, high = (0, max(values)) if unit == 1 else (math.floor(min(values) - 0.2), 100)
-            parts.append(chart(
-                f"{DATASETS[dataset]}, {model}: {name}", ("epoch", range(1, len(epochs) + 1)),
-                (name, low, high or 1), lines, f"{describe(rows)}, seed {rows[0]['seed']}.",
-            ))  # fmt: skip
-    note = "Training figures are means over an epoch, while the weights change."
-    return [*parts, note] if parts else [MISSING]
-
-
-def confusion_tables(results: Results) -> list[str]:
-    """Confusion matrix and accuracy by class of the best of each model; what it confuses most."""
+def confusion_tables(study: Study) -> list[str]:
+    """Confusion matrix and accuracy by class of the best of each model, over the seeds that all of
+    these have."""
     tables = []
-    for dataset, model in product(compared_datasets(results), MODELS):
-        runs = [row for row in best_of(results, dataset, model) if row["classes"]]
-        for row in runs[:1]:
-            names, wrong, pairs = class_names(row), row["confused"], Counter(row["confused"])
-            for k, total in enumerate(row["classes"]):
-                pairs[k, k] = total - sum(wrong[k, j] for j in range(10))
-            lines = []
-            for k, name in enumerate(names):
-                counts = [str(pairs[k, j]) for j in range(10)]
-                lines.append([name, *counts, proportion(pairs[k, k], row["classes"][k])])
-            title = f"Best {model} on {DATASETS[dataset]}: test images by class and prediction"
-            note = f"Seed {row['seed']}. Most frequent errors: {mistaken(row, 5)}."
-            tables.append(table(title, ["", *names, "Accuracy (%)"], lines, note))
+    for dataset in study.settings:
+        bests = list(study.bests(dataset).values())
+        seeds = common_seeds(bests)
+        for best in (each.only(seeds) for each in bests if seeds):
+            found = [row["confusion"] for row in best.runs.values() if row["confusion"] is not None]
+            tables += [confusion_table(best, np.array(found))] if found else []
     return tables or [MISSING]
 
 
-BLOCKS = {  # of README.md
-    "answer": answer,
-    "verdicts": verdict_table,
-    "resnet": resnet_tables,
-    "best_svm": best_svms,
-    "models": best_models,
-    "devices": device_tables,
+def confusion_table(best: Setting, matrices: np.ndarray) -> str:
+    """Of matrices [seeds, label, prediction]."""
+    names = CLOTHES if best.dataset == "fashion" else [str(k) for k in range(10)]
+    total, shares = matrices.sum(0), 100 * matrices.diagonal(0, 1, 2) / matrices.sum(2)
+    lines = []
+    for name, counts, share in zip(names, total, shares.T, strict=True):
+        accuracy = f"{share.mean():.2f}"
+        accuracy += f" ± {share.std(ddof=1):.2f}" if len(share) > 1 else ""
+        lines.append([name, *map(str, counts), accuracy])
+    wrong = total - np.diag(total.diagonal())
+    most = sorted(np.ndindex(10, 10), key=lambda at: -wrong[at])[:5]
+    errors = ", ".join(f"{names[i]} taken for {names[j]} ({wrong[i, j]})" for i, j in most)
+    title = f"Best {best.model} on {name_of(best.dataset)}: test images by class and prediction"
+    note = f"Sum over {count(len(matrices), 'seed')}. A line is a class, a column a prediction."
+    return table(title, ["", *names, "Accuracy (%)"], lines, f"{note} Most frequent: {errors}.")
+
+
+def failures(study: Study) -> list[str]:
+    rows = [row for rows in study.results.values() for row in rows if row["status"] != "ok"]
+    lines = [[name_of(row["dataset"]), row["model"], plain(row["seed"]), row["file"].name,
+              str(row["status"]), str(row["reason"])] for row in rows]  # fmt: skip
+    header = ["Data set", "Model", "Seed", "File", "Status", "Reason"]
+    return [table("Runs that failed", header, lines)] if lines else ["No run failed."]
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+WIDTH, HEIGHT = 410, 340
+LEFT, RIGHT, TOP, BOTTOM = 50, 398, 72, 290  # of the axes
+# Colours of M. Okabe and K. Ito, which all kinds of colour vision tell apart, on light and on dark;
+# and shapes for those who see none: circle, square, triangle, diamond, cross.
+COLOURS = (("#0072B2", "#56B4E9"), ("#D55E00", "#E69F00"), ("#007A59", "#2FC79B"),
+           ("#AA4499", "#DD9CC0"), ("#555555", "#BBBBBB"))  # fmt: skip
+SHAPES = ("M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0", "M-4.5,-4.5h9v9h-9z", "M0,-6L6,5H-6z",
+          "M0,-6.5L6.5,0L0,6.5L-6.5,0z", "M-5,-5L5,5M-5,5L5,-5")  # fmt: skip
+STYLE = """
+text { font: 15px system-ui, sans-serif; fill: #1f2328 } .paper { fill: #ffffff }
+path { fill: none; stroke: var(--c); stroke-width: 2 } .axis { stroke: #8c959f }
+.title { font-weight: bold } .filled { fill: var(--c) } .faint { opacity: 0.3 }
+.dashed { stroke-dasharray: 2 4 }
+.name { fill: var(--c); stroke: #ffffff; stroke-width: 4px; paint-order: stroke; font-weight: bold }
+@media (prefers-color-scheme: dark) {
+text { fill: #e6edf3 } .paper { fill: #0d1117 } .axis { stroke: #6e7681 }
+.name { fill: var(--c); stroke: #0d1117 } }
+"""
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Three to seven round numbers in a range."""
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(step for step in (power / 5, power / 2, power, 2 * power) if high - low <= 6 * step)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+
+
+class Plot:
+    """A picture with one pair of axes, as SVG. y is an accuracy in percent; what lies outside the
+    axes is drawn on their edge."""
+
+    def __init__(self, study: Study, title: str, x_label: str, x, y, log: bool = False):
+        models = [each.model for found in study.settings.values() for each in found]
+        self.kinds = {
+            name: k % len(SHAPES) for k, name in enumerate(dict.fromkeys([*MODELS, *models]))
+        }
+        self.scale, self.title = math.log10 if log else float, title
+        x, y = [self.scale(value) for value in x], list(y)
+        gaps = [0.07 * (max(x) - min(x)) or 0.5, 0.1 * (max(y) - min(y)) or 0.5]
+        self.x, self.y = (min(x) - gaps[0], max(x) + gaps[0]), (min(y) - gaps[1], max(y) + gaps[1])
+        self.parts, self.taken, self.legend = [], [], []
+        self.text(10, 20, title, "title")
+        self.text(10, TOP - 10, "accuracy (%)")
+        self.text((LEFT + RIGHT) / 2, HEIGHT - 8, x_label, anchor="middle")
+        self.path([(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], "axis")
+        for value in nice_ticks(*self.y):
+            if value <= 100:
+                self.text(LEFT - 6, self.at(x=1, y=value)[1] + 5, f"{value:.6g}", anchor="end")
+        for value in self.x_ticks(log):
+            self.text(self.at(value, 0)[0], BOTTOM + 18, f"{value:,.6g}", anchor="middle")
+
+    def x_ticks(self, log: bool) -> list[float]:
+        low, high = self.x
+        if not log:
+            return [value for value in nice_ticks(low, high) if value == round(value)]
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        ticks = [d * 10.0**power for power in powers for d in ((1, 3) if len(powers) < 5 else (1,))]
+        return [value for value in ticks if low < math.log10(value) < high]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Pixels of a point."""
+        shares = [(self.scale(x) - self.x[0]) / (self.x[1] - self.x[0]),
+                  (y - self.y[0]) / (self.y[1] - self.y[0])]  # fmt: skip
+        across, up = (min(1.0, max(0.0, share)) for share in shares)
+        return LEFT + across * (RIGHT - LEFT), BOTTOM - up * (BOTTOM - TOP)
+
+    def text(self, x: float, y: float, text: str, css: str = "", anchor: str = "start") -> None:
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">'
+                          f"{html.escape(text)}</text>")  # fmt: skip
+
+    def path(self, pixels: list[tuple[float, float]], css: str) -> None:
+        joined = "L".join(f"{x:.1f},{y:.1f}" for x, y in pixels) or "0,0"
+        self.parts.append(f'<path d="M{joined}" class="{css}"/>')
+
+    def line(self, points: Iterable[tuple[float, float]], model: str, css: str = "") -> None:
+        self.path([self.at(*point) for point in points], f"m{self.kinds[model]} {css}")
+
+    def mark(self, pixel: tuple[float, float], model: str, css: str) -> None:
+        kind = self.kinds[model]
+        place = "translate({:.1f} {:.1f})".format(*pixel)
+        self.parts.append(f'<path d="{SHAPES[kind]}" class="m{kind} {css}" transform="{place}"/>')
+
+    def points(
+        self, points: Iterable[tuple[float, float]], model: str, css: str = "filled"
+    ) -> None:
+        self.legend += [model] if model not in self.legend else []
+        for point in points:
+            self.mark(self.at(*point), model, css)
+
+    def bar(self, x: float, ends: tuple[float, float], model: str) -> None:
+        """An error bar, which labels leave free."""
+        self.line([(x, end) for end in ends], model)
+        self.taken += [(*self.at(x, end), 8.0) for end in (*ends, sum(ends) / 2)]
+
+    def label(self, x: float, ends: tuple[float, float], text: str, model: str) -> None:
+        """Text above a bar, or where that is taken below it."""
+        half = 4.9 * len(text)
+        across = min(max(self.at(x, ends[0])[0], LEFT + half + 4), WIDTH - 3 - half)
+        downs = [self.at(x, ends[1])[1] - 9, self.at(x, ends[0])[1] + 20]
+
+        def is_free(down: float) -> bool:
+            gaps = [(abs(across - a) - half - h, abs(down - 5 - b)) for a, b, h in self.taken]
+            return not any(aside < 0 and apart < 13 for aside, apart in gaps)
+
+        clear = list(filter(is_free, downs))
+        down = min(max((clear or downs)[0], TOP + 10), BOTTOM - 6)
+        self.taken.append((across, down - 5, half))
+        self.text(across, down, text, f"name m{self.kinds[model]}", "middle")
+
+    def svg(self) -> str:
+        place = 16
+        for model in self.legend:
+            self.mark((place, 38), model, "filled")
+            self.text(place + 11, 43, model)
+            place += 40 + 8.5 * len(model)
+        colours = ["".join(f".m{k} {{ --c: {c} }} " for k, c in enumerate(scheme))
+                   for scheme in zip(*COLOURS, strict=True)]  # fmt: skip
+        style = f"{STYLE}{colours[0]}\n@media (prefers-color-scheme: dark) {{ {colours[1]}}}\n"
+        body = "\n".join(self.parts)
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
+            f' viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{html.escape(self.title)}</title>\n'
+            f'<style>{style}</style>\n<rect width="100%" height="100%" class="paper"/>\n{body}\n'
+            "</svg>\n"
+        )
+
+
+def spread(setting: Setting, column: str = "test_accuracy") -> tuple[float, float]:
+    """An error bar in percent: mean ± deviation over seeds, or the interval of one run."""
+    if len(setting.runs) == 1:
+        return tuple(100 * end for end in accuracy_interval(setting))
+    mean, half = 100 * setting.mean(column), 100 * deviation(setting, column)
+    return mean - half, mean + half
+
+
+def cost_picture(study: Study, dataset: str) -> str | None:
+    """Accuracy against training FLOPs: every setting a point, the best of each model named."""
+    work = {each: each.median("training_flops") / 1e12 for each in study.of(dataset)}
+    work = {each: flops for each, flops in work.items() if not math.isnan(flops)}
+    if not work:
+        return None
+    bests = [each for each in study.bests(dataset).values() if each in work]
+    means = {each: 100 * each.mean() for each in work}
+    ends = [end for each in bests for end in spread(each)]
+    # The worst quarter would press all others together: it lies on the bottom edge.
+    low = min([float(np.quantile(list(means.values()), 0.25)), *ends])
+    title, top = f"{name_of(dataset)}: accuracy and cost", max([*means.values(), *ends])
+    x_label = "FLOPs of training (10¹², logarithmic)"
+    plot = Plot(study, title, x_label, work.values(), [low, top], log=True)
+    for each in (*bests, *work):
+        plot.points([(work[each], means[each])], each.model, "filled" if each in bests else "faint")
+    for each in bests:
+        plot.bar(work[each], spread(each), each.model)
+    for each in bests:
+        plot.label(work[each], spread(each), f"{each.model} {means[each]:.2f}", each.model)
+    return plot.svg()
+
+
+def curve_picture(study: Study, dataset: str) -> str | None:
+    """Accuracy after each epoch of the best ResNets: validation as mean and range over seeds,
+    training dashed. The line across is the validation accuracy of the best SVM."""
+    bests, chains = study.bests(dataset), []
+    svm = bests.pop("SVM", None)
+    for model, best in bests.items():
+        runs = [100 * row["accuracy_by_epoch"] for row in best.runs.values()]
+        if len({len(run) for run in runs}) == 1 and len(runs[0]) > 1:
+            train, val = np.moveaxis(np.array(runs), 2, 0)  # each [seeds, epochs]
+            numbers = range(1, len(runs[0]) + 1)
+            points = zip(numbers, val.mean(0), val.min(0), val.max(0), strict=True)
+            chains.append((model, list(points), list(zip(numbers, train.mean(0), strict=True))))
+    title = f"{name_of(dataset)}: validation, dashed training"
+    return lines_picture(study, title, chains, 100 * svm.mean("val_accuracy") if svm else None)
+
+
+def longer_picture(study: Study, dataset: str) -> str | None:
+    """Test accuracy by number of epochs, of the trainings that have more than EPOCHS."""
+    chains = {}
+    for setting in study.longer.get(dataset, []):
+        same = {name: value for name, value in setting.factors.items() if name != "epochs"}
+        every = [*study.of(dataset, setting.model), *study.longer[dataset]]
+        chains[str(same)] = (setting.model, sorted(
+            (each.factors["epochs"], 100 * each.mean(), *spread(each))
+            for each in every
+            if each.model == setting.model and same.items() <= each.factors.items()
+        ), [])  # fmt: skip
+    title = f"{name_of(dataset)}: more epochs"
+    return lines_picture(study, title, list(chains.values()))
+
+
+def lines_picture(
+    study: Study, title: str, chains: list[tuple], level: float | None = None
+) -> str | None:
+    """Accuracy by epochs. A chain is a model, points (epochs, accuracy, low, high), drawn as a line
+    in a band, and points (epochs, accuracy) of a dashed line; level is a line across."""
+    if not chains:
+        return None
+    solid = np.array([point for _, points, _ in chains for point in points], float)
+    levels = [] if level is None else [level]
+    values = np.concatenate([solid[:, 1:].ravel(), levels])
+    ends = [solid[:, 0].min(), solid[:, 0].max()]
+    plot = Plot(study, title, "epochs", ends, [np.quantile(values, 0.05), values.max()])
+    for model, points, dashed in chains:
+        numbers, means, low, high = zip(*points, strict=True)
+        band = [*zip(numbers, low, strict=True), *list(zip(numbers, high, strict=True))[::-1]]
+        plot.line(band, model, "filled faint")
+        plot.line(dashed, model, "dashed")
+        plot.line(zip(numbers, means, strict=True), model)
+        plot.points(zip(numbers, means, strict=True), model)
+    for each in levels:
+        plot.line([(end, each) for end in ends], "SVM")
+        plot.points([(end, each) for end in ends], "SVM")
+    return plot.svg()
+
+
+PICTURES = {  # how each is drawn, and what it shows in words
+    "accuracy": (cost_picture, "test accuracy against FLOPs of training"),
+    "curves": (curve_picture, "accuracy after each epoch"),
+    "longer": (longer_picture, "test accuracy after more epochs"),
 }
-SECTIONS = {  # of results/README.md
-    "svm": partial(settings_tables, file="svm"),
-    "settings": settings_tables,
-    "failures": failures,
-    "curves": curves,
-    "confusion": confusion_tables,
-    "costs": device_details,
-    "rules": rules,
-}
-TABLES = BLOCKS | SECTIONS
+
+
+def pictures(study: Study, kind: str) -> dict[str, str]:
+    """The content of the pictures of a kind by data set."""
+    drawn = {dataset: PICTURES[kind][0](study, dataset) for dataset in study.settings}
+    return {dataset: svg for dataset, svg in drawn.items() if svg}
+
+
+def picture_name(kind: str, dataset: str) -> str:
+    return f"{kind}-{re.sub('[^a-z0-9]+', '-', dataset.lower())}.svg"
+
+
+def shown(study: Study, kind: str) -> list[str]:
+    """Markdown that shows the pictures of a kind, side by side where there is room."""
+    links = [f"![{name_of(dataset)}: {PICTURES[kind][1]}](./{picture_name(kind, dataset)})"
+             for dataset in pictures(study, kind)]  # fmt: skip
+    return ["\n".join(links)] if links else []
 
 
 # --- files ---------------------------------------------------------------------------------------
 
 
-def page(results: Results, digests: dict[Path, str]) -> str:
-    """results/README.md: what README.md has no room for, and the digests of the rows."""
-    several = len(digests) > len(NUMBERS)
-    place = "these files" if several else "this folder"
-    text = f"# All results\n\nWritten by `make_tables.py` from the rows in {place}:"
-    for name in NUMBERS:
-        files = " and ".join(
-            f"`{harmless(str(path)) if several else path.name}` (SHA-256 `{digest}`)"
-            for path, digest in digests.items()
-            if path.stem == name
-        )
-        text += f"\n{count(len(results[name]), 'row')} of {files},"
-    text = text.removesuffix(",") + "."
-    for name, make in SECTIONS.items():
-        heading = "SVM" if name == "svm" else name.capitalize()
-        text += "\n\n".join([f"\n\n## {heading}", *make(results)])
-    return text + "\n"
+def digests(study: Study) -> list[str]:
+    """The files that the tables were made from."""
+    return ["\n".join(f"- {name} (SHA-256 {digest})" for name, digest in study.digests.items())]
 
 
-def fill(text: str, blocks: dict[str, str]) -> str:
-    """Replace what stands between each table's markers. Exits 2 if a marker is not there once."""
-    for name, block in blocks.items():
-        start, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-        before, found, rest = text.partition(start)
-        _, closed, after = rest.partition(end)
-        if not (found and closed) or start in after or end in before + after:
-            fail(f"the markers {start} and {end} must stand in the file once, in this order")
-        text = f"{before}{start}\n\n{block}\n\n{end}{after}"
-    return text
+TABLES = {
+    "answer": answer,
+    "claims": claims,
+    "rules": rules,
+    "resnet": resnet_tables,
+    "devices": device_tables,
+    "svm-settings": partial(settings_tables, svm=True),
+    "resnet-settings": partial(settings_tables, svm=False),
+    "longer": longer_trainings,
+    "curves": partial(shown, kind="curves"),
+    "confusion": confusion_tables,
+    "costs": device_costs,
+    "failures": failures,
+    "rows": digests,
+}
+TEMPLATE = Path(__file__).parent / "results" / "README.md"
 
 
-def replace_files(texts: dict[Path, str]) -> None:
-    """Write beside each file, then put all in place; nothing is left behind if that fails."""
-    temporaries = {path: path.with_name(f".{path.name}.tmp") for path in texts}
-    try:
-        for path, temporary in temporaries.items():
-            temporary.write_text(texts[path])
-            if path.exists():
-                shutil.copymode(path, temporary)
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+def fill(template: Path, study: Study, folder: str = "") -> str:
+    """A page with every table between its markers; folder is where its pictures are."""
+    text = template.read_text(encoding="utf-8")
+    marker = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end: (\S+) -->", re.DOTALL)
+
+    def block(match: re.Match) -> str:
+        name, end = match.groups()
+        if name != end or name not in TABLES:
+            common.fail(f"{template}: no table has the markers {name} and {end}; mend them")
+        content = "\n\n".join(TABLES[name](study)).replace("](./", f"]({folder}")
+        return f"<!-- table: {name} -->\n\n{content}\n\n<!-- end: {name} -->"
+
+    filled, number = marker.subn(block, text)
+    if not number or len(re.findall("<!-- (?:table|end): ", text)) != 2 * number:
+        common.fail(f"{template}: markers such as <!-- table: answer --> and <!-- end: answer -->"
+                    " must stand in pairs; mend them")  # fmt: skip
+    return filled
+
+
+def outputs(study: Study, folder: Path, readme: Path | None) -> dict[Path, str]:
+    """The content of every file that is written."""
+    files = {folder / picture_name(kind, dataset): svg
+             for kind in PICTURES for dataset, svg in pictures(study, kind).items()}  # fmt: skip
+    files[folder / "README.md"] = fill(TEMPLATE, study)
+    if readme:
+        if readme.resolve() == (folder / "README.md").resolve():
+            common.fail(f"{readme} is the page of all results; give --readme another file")
+        files[readme] = fill(readme, study, quote(f"{os.path.relpath(folder, readme.parent)}/"))
+    return files
+
+
+def stale(files: dict[Path, str]) -> list[Path]:
+    old = {path: path.read_bytes() if path.exists() else None for path in files}
+    return [path for path, text in files.items() if old[path] != text.encode()]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.error = lambda message: fail(f"{message} (see {parser.prog} --help)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=common.HelpFormatter)
+    parser.error = lambda message: common.fail(f"{message} (see {parser.prog} --help)")
     parser.add_argument(
-        "--results-dir", type=Path, nargs="+", default=[Path("results")], metavar="DIR"
+        "--results-dir",
+        type=Path,
+        nargs="+",
+        default=[Path("results")],
+        metavar="DIR",
+        help="where the rows are; tables and pictures go beside",
     )
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the tables into it")
-    parser.add_argument("--check", action="store_true", help="compare with it, change nothing")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="fill its markers, too")
+    parser.add_argument("--check", action="store_true", help="change nothing, name stale files")
     parser.add_argument("--table", choices=TABLES, metavar="NAME", help=", ".join(TABLES))
-    return parser.parse_args(argv)
-
-
-def write(args: argparse.Namespace, blocks: dict[str, str], details: str) -> int:
-    """Fill README's markers and write the page beside the first folder's rows, or compare; returns
-    the exit code."""
-    readme, beside = args.readme or Path("README.md"), args.results_dir[0] / "README.md"
-    if readme.resolve() == beside.resolve():
-        fail(f"{beside} is written whole; give --readme another file")
-    try:
-        old = {path: path.read_text() if path.exists() else None for path in (readme, beside)}
-        new = {readme: fill(readme.read_text(), blocks), beside: details}
-        changed = {path: text for path, text in new.items() if old[path] != text}
-        if not args.check:
-            replace_files(changed)
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{readme}, {beside}: {error}")
-    for path in changed if args.check else ():
-        print(f"{path} is out of date: run python make_tables.py --readme {readme}")
-    return 1 if args.check and changed else 0
+    return parser.parse_args(argv)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    for folder in args.results_dir if len(args.results_dir) > 1 else ():
-        if not folder.is_dir():
-            fail(f"--results-dir {folder}: there is no such folder")
-    results, digests = load(args.results_dir)
-    try:
-        check_splits([row for rows in results.values() for row in finished(rows)])
-        if args.table:
-            print("\n\n".join(TABLES[args.table](results)), flush=True)
-            return 0
-        blocks = {name: "\n\n".join(make(results)) for name, make in BLOCKS.items()}
-        details = page(results, digests)
-    except KeyError as error:
-        fail(f"the rows in {', '.join(map(str, args.results_dir))} have no column {error}")
-    if args.readme or args.check:
-        return write(args, blocks, details)
-    print("\n\n".join([*blocks.values(), details]), flush=True)
+    folder = args.results_dir[0]
+    for each in args.results_dir:
+        if not each.is_dir():
+            common.fail(f"--results-dir {each}: there is no such folder")
+    if args.check and not args.readme and args.results_dir == [Path("results")]:
+        args.readme = Path("README.md")
+    study = make_study(*load(args.results_dir))
+    if args.table:
+        print("\n\n".join(TABLES[args.table](study)), flush=True)
+        return 0
+    files = outputs(study, folder, args.readme)
+    if args.check:
+        for path in stale(files):
+            print(f"{path} is stale: run make_tables.py without --check", flush=True)
+        return 1 if stale(files) else 0
+    with FileLock(folder / ".lock"):
+        for path in stale(files):
+            common.write_file(path, files[path].encode())
+    print(
+        "\n\n".join([*answer(study)[:2], f"All tables and pictures: {folder / 'README.md'}"]),
+        flush=True,
+    )
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os._exit(1)
+    common.run_main(main)
