@@ -489,8 +489,8 @@ def code_commit() -> str:
 
 @cache
 def code_digest() -> str:
-    """Digest of the scripts."""
-    scripts = sorted(Path(__file__).parent.glob("*.py"))
+    """Digest of the scripts that a training's bits depend on."""
+    scripts = [Path(__file__).with_name(name) for name in ("common.py", "train_resnet.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in scripts)).hexdigest()[:12]
 
 
@@ -638,48 +638,57 @@ def run_grid(
     completed, and seconds(rows) estimates the time. again(row) says that a row must be made
     although it is there. Under torchrun all processes draw jobs from one counter."""
     path = args.results_dir / f"{name}.csv"
-    finished = finished_keys(path)
+    key, finished = partial(key_of, path), finished_keys(path)
 
-    def is_left(row: dict) -> bool:
-        return args.force or again(row) or key_of(path, row) not in finished
+    def left(job: list[dict]) -> list[dict]:
+        return [row for row in job if args.force or again(row) or key(row) not in finished]
 
-    rows = [row for job in jobs for row in job]
-    left = sum(map(is_left, rows))
-    say_once(f"{path}: {left} of {len(rows)} {'row' if len(rows) == 1 else 'rows'} to run")
+    total, number_left = (sum(map(len, rows)) for rows in (jobs, map(left, jobs)))
+    say_once(f"{path}: {number_left} of {total} {'row' if total == 1 else 'rows'} to run")
     if args.dry_run:
-        return list_jobs([[row for row in job if is_left(row)] for job in jobs], seconds)
-    if not left:
+        return list_jobs(map(left, jobs), seconds)
+    if not number_left:
         return 0
-    check_writable(path.parent, "--results-dir")
-    torch.backends.cudnn.deterministic = True  # the same bits in every run
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # float32 is what a row says, not TF32
-    code_commit(), code_digest()  # now, before anyone edits the code that runs
+    prepare(path.parent)
     store, counter = join_processes()
-    for row in rows:  # for nodes that do not share this folder
-        if not is_left(row):
-            store.set(str(key_of(path, row)), "ok")
+    for each in set() if args.force else finished:  # for nodes that do not share this folder
+        store.set(str(each), "ok")
     failures = 0
     while (number := store.add(counter, 1)) <= len(jobs):
         if args.fail_fast and store.add("failures", 0):
             break
-        job = [row for row in jobs[number - 1] if not store.check([str(key_of(path, row))])]
-        if job and not args.force:  # another command may have run it meanwhile
+        job = left(jobs[number - 1])
+        if job and not args.force:  # another command may have finished it meanwhile
             finished |= finished_keys(path)
-            job = list(filter(is_left, job))
-        if not job:
-            continue
-        say(f"[{number}/{len(jobs)}] {label(job[0])}")
-        for row in complete(run(job), job):
-            save_row(path, row)
-            # A restart by torchrun does not retry a failure; a new command does.
-            store.set(str(key_of(path, row)), row["status"])
-            failures += row["status"] != "ok"
-            store.add("failures", int(row["status"] != "ok"))
-            say(f"{label(row)}: {describe(row)}")
+            job = left(job)
+        # A restart by torchrun repeats neither what is done nor a failure; a new command does.
+        if job := [row for row in job if again(row) or not store.check([str(key(row))])]:
+            say(f"[{number}/{len(jobs)}] {label(job[0])}")
+            failures += save_rows(path, complete(run(job), job), store)
     if failures:
-        say(f"{failures} rows failed; run the same command again to retry them")
+        say(f"{failures} {'run' if failures == 1 else 'runs'} failed; the same command retries")
     # torchrun ends all processes as soon as one exits with 1: there the rows tell of failures.
     return 1 if failures and not dist.is_torchelastic_launched() else 0
+
+
+def prepare(folder: Path) -> None:
+    """Get ready for work, as soon as it is known that there is some."""
+    check_writable(folder, "--results-dir")
+    torch.backends.cudnn.deterministic = True  # the same bits in every run
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # float32 is what a row says, not TF32
+    code_commit(), code_digest()  # now, before anyone edits the code that runs
+
+
+def save_rows(path: Path, rows: Iterator[dict], store: dist.Store) -> int:
+    """Save rows as they come, and tell the other processes; return the number of failures."""
+    failures = 0
+    for row in rows:
+        save_row(path, row)
+        store.set(str(key_of(path, row)), row["status"])
+        store.add("failures", int(row["status"] != "ok"))
+        failures += row["status"] != "ok"
+        say(f"{label(row)}: {describe(row)}")
+    return failures
 
 
 SHOWN = (

@@ -268,9 +268,7 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> S
         nonlocal kernel_values
         part, kernel = [values[w] for values in (gradient, beta, low, high)], matrix(w)
         if not math.isfinite(kernel.sum()):
-            raise FloatingPointError(
-                "kernel values are not finite; use a smaller gamma, degree or coef0, or scale data"
-            )
+            raise FloatingPointError("kernel values are not finite; use a smaller gamma or degree")
         taken = method(kernel, *part, *limits)
         change = part[1] - beta[w]
         moved = change != 0
@@ -285,13 +283,11 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> S
     for number in count():
         top = gradient[beta < high].max(initial=-math.inf)
         bottom = gradient[beta > low].min(initial=math.inf)
-        if top - bottom <= tol:
+        objective = beta @ (signs + gradient) / 2
+        stuck = number % PATIENCE == 0 and objective <= 1.0001 * last
+        if top - bottom <= tol or stuck:
             break
-        if number % PATIENCE == 0:
-            objective = beta @ (signs + gradient) / 2
-            if objective <= 1.0001 * last:
-                break
-            last = objective
+        last = objective if number % PATIENCE == 0 else last
         w = working_set(gradient, beta, low, high)
         goal = tol / 2 if len(w) == len(signs) else max((top - bottom) / 10, tol / 2)
         steps += improve(w, smo, goal, SMO_STEPS * len(w))

@@ -3,9 +3,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(bash run_all.sh --python)
-"$python" -c 'import pytest, ruff' 2>/dev/null ||
+if ! "$python" -c 'import pytest, ruff, xdist' 2>/dev/null; then
+    [ "$python" = .venv/bin/python ] || {
+        echo "error: the tests need: $python -m pip install -r tests/requirements.txt" >&2
+        exit 2
+    }
     "$python" -m pip install --quiet --requirement tests/requirements.txt
+fi
 "$python" -m ruff check --config tests/ruff.toml .
 "$python" -m ruff format --check --config tests/ruff.toml .
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2000}" # see run_all.sh
-"$python" -m pytest -c tests/pytest.ini tests "$@"
+export OMP_NUM_THREADS=1 # see run_all.sh
+"$python" -m pytest -c tests/pytest.ini tests --numprocesses auto --dist worksteal "$@"

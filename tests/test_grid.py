@@ -68,7 +68,7 @@ def test_a_failed_run_is_a_row_and_the_others_go_on(tmp_path, capsys, error, sta
     assert statuses(tmp_path) == {0: "ok", 1: status, 2: "ok"}
     (row,) = (row for row in common.read_rows(tmp_path / "rows.csv") if row["status"] != "ok")
     assert row["reason"] == common.first_line(error)
-    assert "1 rows failed" in capsys.readouterr().out
+    assert "1 run failed" in capsys.readouterr().out
     assert run(tmp_path, errors={0: error, 2: error}) == 0
     assert set(statuses(tmp_path).values()) == {"ok"}, "only the failed one was run again"
 
@@ -207,7 +207,7 @@ def test_processes_share_a_grid_and_a_failed_run_stops_none(tmp_path):
     assert out.count(": diverged: ") == 4
     assert sorted(re.findall(r"^\[(\d)/6\]", out, re.MULTILINE)) == list("123456")
     assert out.count("12 of 12 rows to run") == 1
-    assert sum(map(int, re.findall(r"^(\d) rows failed", out, re.MULTILINE))) == 4
+    assert sum(map(int, re.findall(r"^(\d) runs? failed", out, re.MULTILINE))) == 4
 
 
 def test_the_dry_run_of_many_processes_prints_once(tmp_path):

@@ -130,7 +130,6 @@ def test_real_images_give_libsvms_machines(real_data, name, classes, parameters)
 @pytest.mark.parametrize("sizes", [(4, 8, 0), (10, 40, 30), (10**4, 10**4, 10**4)], ids=str)
 @pytest.mark.parametrize("parameters", [SETTINGS[3], SETTINGS[4], SETTINGS[10]], ids=described)
 def test_any_size_of_working_set_gives_libsvms_machines(monkeypatch, parameters, sizes):
-    """Also where far more variables are between the bounds than the largest may hold."""
     for name, size in zip(("VIOLATING", "LARGEST", "NEWTON_SIZE"), sizes, strict=True):
         monkeypatch.setattr(train_svm, name, size)
     X, y = some_digits(500)
@@ -152,7 +151,6 @@ def hard_cases() -> dict:
         "labels of pure noise": (noise, generator.integers(3, size=300)),
         "one feature": (X[:, 20:21], y % 3),
         "overlapping blobs": (blobs, kinds),
-        "two rows": (X[:2], y[:2]),
     }
 
 
@@ -201,8 +199,9 @@ def test_products_and_distances_of_bytes_are_exact(int8, features):
         assert (rows.square_distances(rows[at]).numpy() == distances).all()
 
 
-def test_rows_too_wide_for_exact_sums_are_no_bytes(int8):
+def test_other_numbers_single_columns_and_rows_too_wide_for_exact_sums_are_no_bytes(int8):
     """2^31 / 255^2 features with int8; with float32, which is exact to 2^24, 2^24 / 128^2."""
+    assert not any(are_bytes(np.array([row])) for row in ([-1, 0], [0, 256], [0.5, 1], [1]))
     widest = 33_025 if int8 else 1023
     assert not are_bytes(np.full((2, widest + 1), 255))
     extremes = np.repeat([[0], [255]], widest, axis=1)
@@ -210,11 +209,6 @@ def test_rows_too_wide_for_exact_sums_are_no_bytes(int8):
     rows = make_rows(extremes, None)
     assert (rows.products(rows).diagonal().numpy() == [0, 255**2 * widest]).all()
     assert rows.square_distances(rows)[0, 1] == 255**2 * widest
-
-
-@pytest.mark.parametrize("row", [[-1, 0], [0, 256], [0.5, 1], [1]], ids=str)
-def test_other_numbers_and_single_columns_are_no_bytes(row):
-    assert not are_bytes(np.array([row]))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -293,15 +287,15 @@ def test_an_ill_conditioned_kernel_ends_with_a_solution_or_a_warning():
 
 # --- the estimator -------------------------------------------------------------------------------
 
-
-def estimator_checks():
-    for kernel in KERNELS:
-        for svm, check in estimator_checks_generator(GramSVC(kernel=kernel)):
-            yield pytest.param(svm, check, id=f"{kernel} {check.func.__name__}")
+ESTIMATOR_CHECKS = [
+    pytest.param(svm, check, id=f"{kernel} {check.func.__name__}")
+    for kernel in KERNELS
+    for svm, check in estimator_checks_generator(GramSVC(kernel=kernel))
+]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("svm", "check"), list(estimator_checks()))
+@pytest.mark.parametrize(("svm", "check"), ESTIMATOR_CHECKS)
 def test_it_is_a_scikit_learn_estimator(monkeypatch, svm, check):
     monkeypatch.setattr(train_svm, "PATIENCE", 10)  # some checks' data are ill-conditioned
     check(svm)
@@ -317,9 +311,7 @@ def test_a_grid_search_chooses_as_with_svc():
     grid = {"C": [0.001, 0.1, 10.0]}
     ours, theirs = (GridSearchCV(svm, grid, cv=3).fit(X, y) for svm in (GramSVC(), SVC()))
     assert ours.best_params_ == theirs.best_params_
-    assert ours.cv_results_["mean_test_score"] == pytest.approx(
-        theirs.cv_results_["mean_test_score"], abs=0.01
-    )
+    assert ours.best_score_ == pytest.approx(theirs.best_score_, abs=0.01)
 
 
 BAD_PARAMETERS = [
@@ -340,8 +332,7 @@ def test_an_interrupted_fit_leaves_no_machine(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    X, y = some_digits(100)
-    svm = GramSVC()
+    svm, (X, y) = GramSVC(), some_digits(100)
     monkeypatch.setattr(train_svm, "solve", interrupt)
     with pytest.raises(KeyboardInterrupt):
         svm.fit(X, y)
@@ -364,6 +355,6 @@ def test_training_flops_are_two_for_each_feature_of_each_kernel_value(monkeypatc
     X, y = some_digits(400)
     with monkeypatch.context() as patch:
         patch.setattr(train_svm, "NEWTON_SIZE", 0)
-        assert GramSVC(kernel=name).fit(X, y).training_flops_ == 2 * 64 * sum(counts)
+        assert GramSVC(kernel=name).fit(X, y).training_flops_ == 2 * 64 * sum(counts) > 0
     counts.clear()
-    assert GramSVC(kernel=name).fit(X, y).training_flops_ > 2 * 64 * sum(counts) > 0
+    assert GramSVC(kernel=name).fit(X, y).training_flops_ > 2 * 64 * sum(counts)
