@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import product
@@ -60,6 +60,17 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def is_first() -> bool:
+    """Whether this is torchrun's first process, or the only one."""
+    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
+
+
+def say_once(message: str) -> None:
+    """Print a line in one process only."""
+    if is_first():
+        say(message)
+
+
 # --- data and split ------------------------------------------------------------------------------
 
 
@@ -96,13 +107,13 @@ def read_official(dataset_class, digest: str, data_dir: Path) -> tuple[Tensor, T
         # torchvision checks the archives, not the files that it unpacked from them earlier.
         if sha256(images, labels) != digest:
             raise ValueError("the unpacked files are damaged, delete them")
+        return images, labels
     except Exception as error:  # torchvision raises anything from AssertionError to zlib.error
         fail(
             f"cannot load {dataset_class.__name__} from {raw}: {first_line(error).rstrip(': ')}"
             " (it needs the network once, or the four *-ubyte.gz files, whole, in that folder,"
             " writable; or use --dataset digits)"
         )
-    return images, labels
 
 
 def read_digits(data_dir: Path) -> tuple[Tensor, Tensor]:
@@ -115,7 +126,7 @@ def read_digits(data_dir: Path) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's number of images and how to read them; read(data_dir) -> images, labels."""
+    """A data set's number of images, and read(data_dir) -> images, labels."""
 
     size: int
     read: Callable[[Path], tuple[Tensor, Tensor]]
@@ -155,23 +166,18 @@ def load_split(name: str, data_dir: Path, *, split_seed: int, limit: int | None 
     indices = split_indices(labels.numpy(), split_seed=split_seed, limit=limit)
     indices = [torch.from_numpy(part) for part in indices]
     train, val, test = (Part(images[part], labels[part]) for part in indices)
-    return Split(train, val, test, pixel_scale(train.images), sha256(images, labels, *indices)[:12])
-
-
-def pixel_scale(images: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 pixels, from their counts, so exact for any number."""
-    counts = torch.bincount(images.flatten(), minlength=256).double()
+    # From the counts of the 256 values, which are exact for any number of pixels.
+    counts = torch.bincount(train.images.flatten(), minlength=256).double()
     values = torch.arange(256, dtype=torch.float64)
     mean = (counts @ values / counts.sum()).item()
-    return mean, (counts @ (values - mean).square() / counts.sum()).sqrt().item()
+    std = (counts @ (values - mean).square() / counts.sum()).sqrt().item()
+    return Split(train, val, test, (mean, std), sha256(images, labels, *indices)[:12])
 
 
 def sha256(*tensors: Tensor) -> str:
     """Hex digest of the tensors' bytes, in order."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    content = b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)
+    return hashlib.sha256(content).hexdigest()
 
 
 # --- device and precision ------------------------------------------------------------------------
@@ -181,10 +187,10 @@ def sha256(*tensors: Tensor) -> str:
 def device_problem(name: str) -> str | None:
     """Why a device (cpu, cuda or mps) cannot be used; None if it can.
 
-    torchrun's processes take a GPU each, as far as there are enough. It is chosen before anything
-    else touches CUDA. An old card is listed although its first operation dies, so one is run."""
+    Each of torchrun's processes takes a GPU of its own, before anything else touches CUDA. An old
+    card is listed although its first operation dies, so one is run."""
     present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if not present.get(name, lambda: True)():
+    if name in present and not present[name]():
         return f"PyTorch sees no {name} device on this machine"
     try:
         if name == "cuda":
@@ -196,8 +202,7 @@ def device_problem(name: str) -> str | None:
 
 
 def pick_device(name: str) -> torch.device:
-    """cpu, cuda or mps; auto is the first usable one of cuda, mps and cpu. Exits 2 if the device
-    cannot be used."""
+    """The device; auto is the first usable one of cuda, mps and cpu. Exits 2 if it is unusable."""
     if name == "auto":
         if torch.cuda.is_available() and device_problem("cuda"):
             say_once(f"{device_problem('cuda')}; another device is used")
@@ -236,7 +241,7 @@ def cpu_name() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's model name."""
+    """The GPU's or the CPU's model name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
@@ -274,9 +279,8 @@ def batch_sizes(total: int, batch_size: int) -> list[int]:
 
 
 def train_epoch(
-    model, optimizer, scaler, part: Part, order: Tensor, batch_size: int, *, pin_memory: bool,
-    label: str,
-) -> tuple[float, float]:  # fmt: skip
+    model, optimizer, scaler, part: Part, order: Tensor, batch_size: int, *, pin_memory, label: str
+) -> tuple[float, float]:
     """Train once on a part, in this order; return the mean loss and accuracy on the way."""
     model.train()
     device = next(model.parameters()).device
@@ -296,8 +300,7 @@ def train_epoch(
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         sums += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
-    loss, accuracy = (sums / len(order)).tolist()
-    return loss, accuracy
+    return tuple((sums / len(order)).tolist())
 
 
 @torch.no_grad()
@@ -306,9 +309,8 @@ def evaluate(model, part: Part) -> tuple[float, Tensor]:
     model.eval()
     device = next(model.parameters()).device
     losses, predictions = [], []
-    for images, labels in zip(
-        part.images.split(EVAL_BATCH), part.labels.split(EVAL_BATCH), strict=True
-    ):
+    batches = zip(part.images.split(EVAL_BATCH), part.labels.split(EVAL_BATCH), strict=True)
+    for images, labels in batches:
         logits = model(images.to(device))
         losses.append(F.cross_entropy(logits, labels.to(device), reduction="sum"))
         predictions.append(logits.argmax(1))
@@ -322,7 +324,7 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file for a training's state, and all that the training's bits depend on, as one text."""
+    """A file for a training's state; its identity is all that the training's bits depend on."""
 
     path: Path
     identity: str
@@ -410,39 +412,33 @@ def fit(
 
 # --- rows ----------------------------------------------------------------------------------------
 
-ENVIRONMENT = (
-    "device_name", "cpu_name", "threads", "python", "torch", "torchvision", "sklearn", "numpy",
-    "commit", "finished_utc",
-)  # fmt: skip
+# fmt: off
+ENVIRONMENT = ("device_name", "cpu_name", "threads", "python", "torch", "torchvision", "sklearn",
+               "numpy", "commit", "finished_utc")
 ACCURACY = ("status", "reason", "n_train", "n_val", "n_test", "val_accuracy", "test_accuracy")
-TRAINING = (
-    "dataset", "limit", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs",
-    "pin_memory", "amp", "precision", "device", "seed", "split_seed",
-)  # fmt: skip
+TRAINING = ("dataset", "limit", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs",
+            "pin_memory", "amp", "precision", "device", "seed", "split_seed")
 # The columns of each file: what was run, then status, then what came out; packed ones come last.
 COLUMNS = {
     "resnet": (
         *TRAINING, *ACCURACY, "train_time_ms", "predict_time_ms", "training_flops",
         "precision_reason", "split_id", "weights_sha256", *ENVIRONMENT, "history", "test_classes",
-        "test_errors",
-    ),
+        "test_errors"),
     "svm": (
         "dataset", "limit", "kernel", "C", "gamma", "degree", "coef0", "solver", "seed",
         "split_seed", *ACCURACY, "fit_time_ms", "predict_time_ms", "training_flops",
         "support_vectors", "iterations", "gamma_value", "split_id", *ENVIRONMENT, "test_classes",
-        "test_errors",
-    ),
+        "test_errors"),
     "devices": (
         *TRAINING, *ACCURACY, "train_time_ms", "predict_time_ms", "training_flops", "step_ms",
         "step_ms_min", "step_ms_max", "windows", "peak_memory_mib", "precision_reason", "split_id",
-        "weights_sha256", *ENVIRONMENT,
-    ),
-}  # fmt: skip
-TEXT = {  # columns; all others hold numbers
-    "dataset", "arch", "optimizer", "pin_memory", "amp", "precision", "device", "kernel", "solver",
-    "status", "reason", "precision_reason", "split_id", "weights_sha256", "history",
-    "test_classes", "test_errors", *ENVIRONMENT,
-} - {"threads"}  # fmt: skip
+        "weights_sha256", *ENVIRONMENT),
+}
+# Columns of text; all others hold numbers.
+TEXT = {"dataset", "arch", "optimizer", "pin_memory", "amp", "precision", "device", "kernel",
+        "solver", "status", "reason", "precision_reason", "split_id", "weights_sha256", "history",
+        "test_classes", "test_errors", *ENVIRONMENT} - {"threads"}
+# fmt: on
 # Numbers that a finished row may lack: scikit-learn does not count FLOPs, Windows tells no peak.
 OPTIONAL = ("training_flops", "peak_memory_mib")
 
@@ -464,10 +460,7 @@ def environment(device: torch.device) -> dict:
         "cpu_name": cpu_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "sklearn": sklearn.__version__,
-        "numpy": np.__version__,
+        **{module.__name__: module.__version__ for module in (torch, torchvision, sklearn, np)},
         "commit": code_commit(),
         "finished_utc": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
     }
@@ -481,7 +474,7 @@ def code_commit() -> str:
     run = partial(subprocess.run, cwd=folder, capture_output=True, text=True, check=True)
     try:
         commit = run([*git, "rev-parse", "--short=10", "HEAD"]).stdout.strip()
-        changed = run([*git, "status", "--porcelain", "--", "*.py"]).stdout.strip()
+        changed = run([*git, "status", "--porcelain", "--", "*.py"]).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}-dirty" if changed else commit
@@ -494,16 +487,20 @@ def code_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in scripts)).hexdigest()[:12]
 
 
-def test_columns(predictions: Tensor, labels: Tensor) -> dict:
-    """What a row keeps of the test part: the accuracy, the images in each class, and all errors as
-    packed text. Its bytes, one for an image, are 0 where the prediction is right, else
-    1 + 10 * label + prediction."""
-    wrong = predictions != labels
-    codes = torch.where(wrong, 1 + CLASSES * labels + predictions, 0).to(torch.uint8)
+def test_columns(split: Split, predictions: Tensor) -> dict:
+    """A row's columns about the split and its test part. test_errors is packed: a byte for each
+    image, 0 where the prediction is right, else 1 + 10 label + prediction."""
+    labels = split.test.labels
+    codes = torch.where(predictions == labels, 0, 1 + CLASSES * labels + predictions)
+    packed = zlib.compress(codes.to(torch.uint8).numpy().tobytes(), 9)
     return {
+        "n_train": len(split.train.labels),
+        "n_val": len(split.val.labels),
+        "n_test": len(labels),
+        "split_id": split.split_id,
         "test_accuracy": accuracy(predictions, labels),
         "test_classes": json.dumps(labels.bincount(minlength=CLASSES).tolist()),
-        "test_errors": base64.b64encode(zlib.compress(codes.numpy().tobytes(), 9)).decode(),
+        "test_errors": base64.b64encode(packed).decode(),
     }
 
 
@@ -530,9 +527,9 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def parse_cell(name: str, text: str):
-    """A cell's value: None if it is empty, else a text or a number. Raises ValueError."""
-    if not text or name in TEXT:
+def parse_cell(name: str, text: str, required: bool):
+    """A cell's value: a text, a number, or None if it is empty. Raises ValueError."""
+    if name in TEXT or not (text or required):
         return text or None
     if name == "gamma" and text in ("scale", "auto"):
         return text
@@ -541,6 +538,19 @@ def parse_cell(name: str, text: str):
     if not low <= value <= (1 if name.endswith("accuracy") else 1e30):  # nan is not, either
         raise ValueError
     return value
+
+
+def parse_row(where: str, cells: dict[str, str]) -> dict:
+    """The values of a line's cells; exits 2 if one is no value of its column."""
+    row = {}
+    for name, text in cells.items():
+        # A finished row has all columns after its status.
+        required = row.get("status") == "ok" and name not in OPTIONAL
+        try:
+            row[name] = parse_cell(name, text, required)
+        except ValueError:
+            fail(f"{where}: {name} is {text!r:.80}; mend the cell or remove the line")
+    return row
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -552,7 +562,7 @@ def read_rows(path: Path) -> list[dict]:
     csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
         lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
-        header, rows = next(lines, list(columns)), []
+        header, rows = next(lines, columns), []
         if tuple(header) != columns:
             odd = ", ".join(sorted(set(header) ^ set(columns))) or "their order"
             fail(
@@ -569,21 +579,6 @@ def read_rows(path: Path) -> list[dict]:
         return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         fail(f"cannot read {path}: {error}; mend it or use another --results-dir")
-
-
-def parse_row(where: str, cells: dict[str, str]) -> dict:
-    """The values of a line's cells; exits 2 if one is no value of its column."""
-    row, is_key = {}, True
-    for name, text in cells.items():
-        is_key &= name != "status"
-        must_be = not is_key and cells["status"] == "ok" and name not in TEXT.union(OPTIONAL)
-        try:
-            row[name] = parse_cell(name, text)
-            if must_be and row[name] is None:
-                raise ValueError
-        except ValueError:
-            fail(f"{where}: {name} is {text!r:.80}; mend the cell or remove the line")
-    return row
 
 
 def save_row(path: Path, row: dict) -> None:
@@ -608,26 +603,6 @@ def save_row(path: Path, row: dict) -> None:
 # --- grids ---------------------------------------------------------------------------------------
 
 
-def say_once(message: str) -> None:
-    """Print a line in one process only."""
-    if not dist.is_torchelastic_launched() or os.environ["RANK"] == "0":
-        say(message)
-
-
-def join_processes() -> tuple[dist.Store, str]:
-    """The store that torchrun's processes share (without torchrun, one of this process's own), and
-    the name of their counter, a new one whenever torchrun starts them anew."""
-    if not dist.is_torchelastic_launched():
-        return dist.HashStore(), "next"
-    store, _, _ = next(dist.rendezvous("env://"))
-    return store, "next/{TORCHELASTIC_RESTART_COUNT}/{WORLD_SIZE}".format(**os.environ)
-
-
-def finished_keys(path: Path) -> set[tuple]:
-    """The keys of a file's finished rows."""
-    return {key_of(path, row) for row in read_rows(path) if row["status"] == "ok"}
-
-
 def run_grid(
     args, name: str, jobs: list[list[dict]], run: Callable, seconds: Callable,
     again: Callable[[dict], bool] = lambda row: False,
@@ -645,114 +620,57 @@ def run_grid(
 
     total, number_left = (sum(map(len, rows)) for rows in (jobs, map(left, jobs)))
     say_once(f"{path}: {number_left} of {total} {'row' if total == 1 else 'rows'} to run")
-    if args.dry_run:
-        return list_jobs(map(left, jobs), seconds)
-    if not number_left:
+    if args.dry_run and is_first():
+        list_jobs(filter(None, map(left, jobs)), seconds)
+    if args.dry_run or not number_left:
         return 0
-    prepare(path.parent)
-    store, counter = join_processes()
+    store, counter = begin(path.parent)
     for each in set() if args.force else finished:  # for nodes that do not share this folder
         store.set(str(each), "ok")
     failures = 0
     while (number := store.add(counter, 1)) <= len(jobs):
         if args.fail_fast and store.add("failures", 0):
             break
-        job = left(jobs[number - 1])
-        if job and not args.force:  # another command may have finished it meanwhile
-            finished |= finished_keys(path)
-            job = left(job)
-        # A restart by torchrun repeats neither what is done nor a failure; a new command does.
-        if job := [row for row in job if again(row) or not store.check([str(key(row))])]:
+        if job := left(jobs[number - 1]):
+            finished |= finished_keys(path)  # another command may have finished it meanwhile
+            # A restart by torchrun repeats neither what is done nor a failure; a new command does.
+            job = [row for row in left(job) if again(row) or not store.check([str(key(row))])]
+        if job:
             say(f"[{number}/{len(jobs)}] {label(job[0])}")
-            failures += save_rows(path, complete(run(job), job), store)
+            failures += run_job(path, job, run(job), store)
     if failures:
         say(f"{failures} {'run' if failures == 1 else 'runs'} failed; the same command retries")
     # torchrun ends all processes as soon as one exits with 1: there the rows tell of failures.
     return 1 if failures and not dist.is_torchelastic_launched() else 0
 
 
-def prepare(folder: Path) -> None:
-    """Get ready for work, as soon as it is known that there is some."""
-    check_writable(folder, "--results-dir")
-    torch.backends.cudnn.deterministic = True  # the same bits in every run
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # float32 is what a row says, not TF32
-    code_commit(), code_digest()  # now, before anyone edits the code that runs
+def finished_keys(path: Path) -> set[tuple]:
+    """The keys of a file's finished rows."""
+    return {key_of(path, row) for row in read_rows(path) if row["status"] == "ok"}
 
 
-def save_rows(path: Path, rows: Iterator[dict], store: dist.Store) -> int:
-    """Save rows as they come, and tell the other processes; return the number of failures."""
-    failures = 0
-    for row in rows:
-        save_row(path, row)
-        store.set(str(key_of(path, row)), row["status"])
-        store.add("failures", int(row["status"] != "ok"))
-        failures += row["status"] != "ok"
-        say(f"{label(row)}: {describe(row)}")
-    return failures
-
-
-SHOWN = (
-    "dataset", "arch", "kernel", "optimizer", "lr", "batch_size", "pin_memory", "C", "gamma",
-    "degree", "coef0", "seed",
-)  # fmt: skip
-
-
-def label(row: dict) -> str:
-    """A run's name in logs: its factors but for epochs and what is the same all over a grid."""
-    return " ".join(
-        str(row[name]) if name in TEXT else f"{name}={row[name]}"
-        for name in SHOWN
-        if row.get(name) not in (None, "n/a")
-    )
-
-
-def describe(row: dict) -> str:
-    """How a run ended."""
-    if row["status"] != "ok":
-        return f"{row['status']}: {row['reason']}"
-    milliseconds = row.get("train_time_ms") or row["fit_time_ms"]
-    when = f"after epoch {row['epochs']}, " if "epochs" in row else ""
-    return (
-        f"{when}validation {row['val_accuracy']:.2%}, test {row['test_accuracy']:.2%}, trained in"
-        f" {format_duration(milliseconds / 1e3)}"
-    )
-
-
-ALLOCATION = re.compile("allocate|out of memory|not enough memory|could not create a primitive")
-
-
-def complete(results: Iterator[dict], job: list[dict]) -> Iterator[dict]:
-    """Add status and environment to the rows that come out; what fails becomes rows, too."""
-    device, done = torch.device(job[0].get("device", "cpu")), 0
-    try:
-        for row in results:
-            done += 1
-            yield row | {"status": "ok"} | environment(device)
-        return
-    except FloatingPointError as error:
-        failure = {"status": "diverged", "reason": first_line(error)}
-    except (MemoryError, RuntimeError) as error:
-        # On a CPU, PyTorch has no class for this; any other RuntimeError is a mistake to be seen.
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not (known or ALLOCATION.search(str(error))):
-            raise
-        failure = {"status": "out_of_memory", "reason": first_line(error)}
-    for row in job[done:]:
-        yield row | failure | environment(device)
-
-
-def list_jobs(left: list[list[dict]], seconds: Callable) -> int:
-    """Print each job that has rows left with about how long it takes, and the sum."""
-    if dist.is_torchelastic_launched() and os.environ["RANK"] != "0":
-        return 0
+def list_jobs(jobs: Iterable[list[dict]], seconds: Callable) -> None:
+    """Print about how long each job takes, and the sum."""
     total = 0.0
-    for job in filter(None, left):
+    for job in jobs:
         estimate = seconds(job)
         total += estimate
         say(f"  {label(job[0])}: about {format_duration(estimate)}")
     if total:
         say(f"  in all about {format_duration(total)} ({total:.0f} s) of one process")
-    return 0
+
+
+def begin(folder: Path) -> tuple[dist.Store, str]:
+    """Get ready for work. Returns the store that torchrun's processes share (without torchrun, one
+    of this process's own) and the name of their counter, a new one whenever they start anew."""
+    check_writable(folder, "--results-dir")
+    torch.backends.cudnn.deterministic = True  # the same bits in every run
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # float32 is what a row says, not TF32
+    code_commit(), code_digest()  # now, before anyone edits the code that runs
+    if not dist.is_torchelastic_launched():
+        return dist.HashStore(), "next"
+    store, _, _ = next(dist.rendezvous("env://"))
+    return store, "next/{TORCHELASTIC_RESTART_COUNT}/{WORLD_SIZE}".format(**os.environ)
 
 
 def check_writable(folder: Path, flag: str) -> None:
@@ -764,6 +682,70 @@ def check_writable(folder: Path, flag: str) -> None:
         fail(f"{flag} {folder}: {error.strerror}; use a folder that can be written to")
 
 
+ALLOCATION = re.compile("allocate|out of memory|not enough memory|could not create a primitive")
+
+
+def run_job(path: Path, job: list[dict], results: Iterator[dict], store: dist.Store) -> int:
+    """Save the rows of a job as they come out, and one for each that failed; tell the other
+    processes. Returns the number of failures."""
+    device, done = torch.device(job[0].get("device", "cpu")), 0
+
+    def save(row: dict) -> None:
+        row |= environment(device)
+        save_row(path, row)
+        store.set(str(key_of(path, row)), row["status"])
+        say(f"{label(row)}: {describe(row)}")
+
+    try:
+        for row in results:
+            save(row | {"status": "ok"})
+            done += 1
+        return 0
+    except FloatingPointError as error:
+        failure = {"status": "diverged", "reason": first_line(error)}
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU, PyTorch has no class for this; any other RuntimeError is a mistake to be seen.
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not (known or ALLOCATION.search(str(error))):
+            raise
+        failure = {"status": "out_of_memory", "reason": first_line(error)}
+    store.add("failures", len(job) - done)
+    for row in job[done:]:
+        save(row | failure)
+    return len(job) - done
+
+
+def describe(row: dict) -> str:
+    """How a run ended."""
+    if row["status"] != "ok":
+        return f"{row['status']}: {row['reason']}"
+    epochs = f"after epoch {row['epochs']}, " if "epochs" in row else ""
+    accuracies = f"validation {row['val_accuracy']:.2%}, test {row['test_accuracy']:.2%}"
+    milliseconds = row.get("train_time_ms") or row["fit_time_ms"]
+    return f"{epochs}{accuracies}, trained in {format_duration(milliseconds / 1e3)}"
+
+
+# The factors of a run that its name in logs tells; the others are the same all over a grid.
+SHOWN = ("dataset", "arch", "kernel", "optimizer", "lr", "batch_size", "pin_memory", "C", "gamma",
+         "degree", "coef0", "seed")  # fmt: skip
+
+
+def label(row: dict) -> str:
+    """A run's name in logs."""
+    values = {name: row[name] for name in SHOWN if row.get(name) not in (None, "n/a")}
+    return " ".join(str(v) if name in TEXT else f"{name}={v}" for name, v in values.items())
+
+
+def format_duration(seconds: float) -> str:
+    """1:02:03 h, 2:03 min or 3.4 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{seconds:02} min"
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} h"
+
+
 # --- command line --------------------------------------------------------------------------------
 
 
@@ -772,13 +754,12 @@ def number(kind: type, *, low: float, high: float = math.inf, above: bool = Fals
 
     def parse(text: str):
         value = kind(text)
-        if not (low < value if above else low <= value) or value > high or math.isinf(value):
+        if not low <= value <= high or value == math.inf or (above and value == low):
             raise ValueError
         return value
 
-    parse.__name__ = f"{kind.__name__} {'>' if above else '>='} {low}" + (
-        f" and <= {high:g}" if high < math.inf else ""
-    )
+    upper = f" and <= {high:g}" if high < math.inf else ""
+    parse.__name__ = f"{kind.__name__} {'>' if above else '>='} {low}{upper}"  # in its message
     return parse
 
 
@@ -793,24 +774,24 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     )
     parser.error = lambda message: fail(f"{message} (see {parser.prog} --help)")
     seed = number(int, low=0, high=2**32 - 1)
+    add = parser.add_argument_group("data and results").add_argument
     # fmt: off
-    group = parser.add_argument_group("data and results")
-    group.add_argument("--dataset", nargs="+", choices=DATASETS, default=["mnist"], help="a factor")
-    group.add_argument("--seed", nargs="+", type=seed, default=[0], metavar="SEED",
-                       help="a factor: the seed of split, initial weights and batch order")
-    group.add_argument("--split-seed", type=seed, metavar="SEED",
-                       help="one split for all runs, instead of each seed's own")
-    group.add_argument("--limit", type=number(int, low=10 * CLASSES), metavar="N",
-                       help="a stratified subset of N images, split 70/10/20, for trials")
-    group.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
-                       help="where data are read from, or downloaded to")
-    group.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR",
-                       help="where rows are written to")
-    group.add_argument("--dry-run", action="store_true",
-                       help="list the runs that are left and estimate their time")
-    group.add_argument("--force", action="store_true", help="repeat finished runs")
-    group.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
+    add("--dataset", nargs="+", choices=DATASETS, default=["mnist"], help="a factor")
+    add("--seed", nargs="+", type=seed, default=[0], metavar="SEED",
+        help="a factor: the seed of split, initial weights and batch order")
+    add("--split-seed", type=seed, metavar="SEED",
+        help="one split for all runs, instead of each seed's own")
+    add("--limit", type=number(int, low=10 * CLASSES), metavar="N",
+        help="a stratified subset of N images, split 70/10/20, for trials")
+    add("--data-dir", type=Path, default=Path("data"), metavar="DIR",
+        help="where data are read from, or downloaded to")
+    add("--results-dir", type=Path, default=Path("results"), metavar="DIR",
+        help="where rows are written to")
+    add("--dry-run", action="store_true",
+        help="list the runs that are left and estimate their time")
     # fmt: on
+    add("--force", action="store_true", help="repeat finished runs")
+    add("--fail-fast", action="store_true", help="stop at the first failed run")
     return parser
 
 
@@ -827,16 +808,6 @@ def combinations(**factors: list) -> list[dict]:
     """Every combination of the factors' values, repeated values once, the last factor fastest."""
     values = [list(dict.fromkeys(factor)) for factor in factors.values()]
     return [dict(zip(factors, combination, strict=True)) for combination in product(*values)]
-
-
-def format_duration(seconds: float) -> str:
-    """1:02:03 h, 2:03 min or 3.4 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{seconds:02} min"
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} h"
 
 
 def stop(number: int, _) -> None:
@@ -856,9 +827,9 @@ def run_main(main: Callable[[], int]) -> None:
         code = 128 + next(iter(interrupt.args), signal.SIGINT)
         message = "interrupted: finished rows are kept; run the same command again to go on"
     except BrokenPipeError:  # the reader of our output, such as head, has gone
-        code, message = 1, ""
+        os._exit(1)
     except (OSError, NotImplementedError, dist.DistError) as error:
         # NotImplementedError: the file system has no locks (filelock).
         code, message = 2, f"error: {first_line(error)}"
-    print(message, file=sys.stderr, end="\n" if message else "", flush=True)
+    print(message, file=sys.stderr, flush=True)
     os._exit(code)  # Python would fail once more while it flushes what could not be written

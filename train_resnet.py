@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
@@ -28,18 +28,12 @@ from torchvision import models
 import common
 from common import say, say_once
 
-ARCHITECTURES = {
-    "resnet18": models.resnet18,
-    "resnet34": models.resnet34,
-    "resnet50": models.resnet50,
-}
+ARCHITECTURES = {name: getattr(models, name) for name in ("resnet18", "resnet34", "resnet50")}
 # make(parameters, lr, momentum). With weight decay (AdamW), taps that TrimmedConv2d leaves out
 # would shrink in torchvision's network and do not in ours.
 OPTIMIZERS = {
-    "sgd": lambda parameters, lr, momentum: torch.optim.SGD(
-        parameters, lr, momentum=momentum, fused=True
-    ),
-    "adam": lambda parameters, lr, momentum: torch.optim.Adam(parameters, lr, fused=True),
+    "sgd": lambda parameters, lr, momentum: optim.SGD(parameters, lr, momentum, fused=True),
+    "adam": lambda parameters, lr, momentum: optim.Adam(parameters, lr, fused=True),
 }
 
 
@@ -50,10 +44,7 @@ def build_network(arch: str, seed: int) -> nn.Module:
     """torchvision's network with random weights, one input channel and 10 classes, on the CPU."""
     torch.manual_seed(seed)
     network = ARCHITECTURES[arch](weights=None, num_classes=common.CLASSES)
-    stem = network.conv1
-    network.conv1 = nn.Conv2d(
-        1, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False
-    )
+    network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     return network
 
@@ -64,18 +55,18 @@ def network_costs(arch: str) -> dict[str, int]:
     image, 2 for each multiply-accumulate: forward, and in training, forward and backward."""
     with torch.device("meta"):
         network = build_network(arch, seed=0)
-        # Of two images: BatchNorm cannot train on one.
         images, labels = torch.empty(2, 1, 28, 28), torch.empty(2, dtype=torch.long)
     with FlopCounterMode(display=False) as forward:
         loss = F.cross_entropy(network(images), labels)
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    count = lambda network: sum(each.numel() for each in network.parameters())  # noqa: E731
+    # Half of it, because there are two images: BatchNorm cannot train on one.
+    flops = [count.get_total_flops() // 2 for count in (forward, backward)]
     return {
-        "parameters": count(network),
-        "trimmed_parameters": count(trim_dead_taps(network)),
-        "forward_flops": forward.get_total_flops() // 2,
-        "training_flops": (forward.get_total_flops() + backward.get_total_flops()) // 2,
+        "parameters": sum(each.numel() for each in network.parameters()),
+        "trimmed_parameters": sum(each.numel() for each in trim_dead_taps(network).parameters()),
+        "forward_flops": flops[0],
+        "training_flops": sum(flops),
     }
 
 
@@ -160,47 +151,41 @@ def train(rows: list[dict], args, *, resumable: bool = True) -> Iterator[dict]:
     """Train once, to the largest epochs of rows that differ in nothing else; yield each completed.
     With resumable, keep checkpoints and go on from one."""
     by_epochs = {row["epochs"]: row for row in rows}
-    first, device = rows[0], torch.device(rows[0]["device"])
+    first, device, last = rows[0], torch.device(rows[0]["device"]), max(by_epochs)
     split = common.load_split(
         first["dataset"], args.data_dir, split_seed=first["split_seed"], limit=first["limit"]
     )
     model, optimizer = build(first, split.scale)
-    path = file_of(args.results_dir / ".checkpoints", first | {"epochs": max(by_epochs)})
+    path = file_of(args.results_dir / ".checkpoints", first | {"epochs": last})
     for history in common.fit(
         model, optimizer, split.train, split.val, epochs=list(by_epochs), seed=first["seed"],
         batch_size=first["batch_size"], pin_memory=first["pin_memory"] == "true",
         label=common.label(first),
         checkpoint=common.Checkpoint(path, identity(first, split)) if resumable else None,
     ):  # fmt: skip
-        say(f"{common.label(first)}{describe(history[-1], of=max(by_epochs))}")
+        say(f"{common.label(first)} epoch {len(history)}/{last}: {describe(history[-1])}")
         if row := by_epochs.get(len(history)):
             start = common.synchronized_time(device)
             _, predictions = common.evaluate(model, split.test)
             predict_time_ms = 1e3 * (common.synchronized_time(device) - start)
             if args.save_model is not None:
                 save_model(file_of(args.save_model, row), model)
-            yield row | {
-                "n_train": len(split.train.labels),
-                "n_val": len(split.val.labels),
-                "n_test": len(split.test.labels),
+            yield row | common.test_columns(split, predictions) | {
                 "val_accuracy": history[-1]["val_accuracy"],
-                **common.test_columns(predictions, split.test.labels),
                 "train_time_ms": sum(epoch["train_time_ms"] for epoch in history),
                 "predict_time_ms": predict_time_ms,
                 "training_flops": len(history) * len(split.train.labels)
                 * network_costs(row["arch"])["training_flops"],
                 "precision_reason": common.pick_precision(device, row["amp"] == "true")[1],
-                "split_id": split.split_id,
                 "weights_sha256": common.sha256(*model.network.state_dict().values()),
                 "history": json.dumps(history),
             }  # fmt: skip
 
 
-def describe(epoch: dict, of: int) -> str:
-    """One line of a log."""
+def describe(epoch: dict) -> str:
+    """What came out of an epoch, for logs."""
     return (
-        f" epoch {epoch['number']}/{of}:"
-        f" train loss {epoch['train_loss']:.4f}, accuracy {epoch['train_accuracy']:.4f};"
+        f"train loss {epoch['train_loss']:.4f}, accuracy {epoch['train_accuracy']:.4f};"
         f" val loss {epoch['val_loss']:.4f}, accuracy {epoch['val_accuracy']:.4f};"
         f" {common.format_duration(epoch['train_time_ms'] / 1e3)}"
     )
@@ -209,9 +194,9 @@ def describe(epoch: dict, of: int) -> str:
 def identity(row: dict, split: common.Split) -> str:
     """All that a training's bits depend on, but for the number of epochs."""
     where = common.environment(torch.device(row["device"]))
-    names = ("device_name", "cpu_name", "threads", "torch")
-    values = row | {name: where[name] for name in names}
-    return str(values | {"epochs": 0, "split": split.split_id, "code": common.code_digest()})
+    where = {name: where[name] for name in ("device_name", "cpu_name", "threads", "torch")}
+    code = {"split": split.split_id, "code": common.code_digest()}
+    return str(row | {"epochs": 0} | where | code)
 
 
 def file_of(folder: Path, row: dict) -> Path:
@@ -233,20 +218,18 @@ def save_model(path: Path, model: common.Classifier) -> None:
 def time_steps(row: dict, *, windows: int, steps: int) -> list[float]:
     """Train a model to throw away on random images: for each window the mean ms of a step. The
     first window, a warm-up of 3 steps, is left out."""
+    device, size, times = torch.device(row["device"]), row["batch_size"], []
     model, optimizer = build(row, (0.0, 255.0))
-    scaler = torch.amp.GradScaler(row["device"], enabled=model.precision == torch.float16)
-    generator = torch.Generator().manual_seed(0)
-    shape = (row["batch_size"], common.SIZE, common.SIZE)
-    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    part = common.Part(images, torch.arange(row["batch_size"]) % common.CLASSES)
-    times = []
+    scaler = torch.amp.GradScaler(device.type, enabled=model.precision == torch.float16)
+    images = torch.randint(256, (size, common.SIZE, common.SIZE), dtype=torch.uint8)
+    part = common.Part(images, torch.arange(size) % common.CLASSES)
     for count in (3, *[steps] * windows):
-        start = common.synchronized_time(torch.device(row["device"]))
+        start = common.synchronized_time(device)
         common.train_epoch(
-            model, optimizer, scaler, part, torch.arange(row["batch_size"]).repeat(count),
-            row["batch_size"], pin_memory=row["pin_memory"] == "true", label="steps",
+            model, optimizer, scaler, part, torch.arange(size).repeat(count), size,
+            pin_memory=row["pin_memory"] == "true", label="steps",
         )  # fmt: skip
-        times.append(1e3 * (common.synchronized_time(torch.device(row["device"])) - start) / count)
+        times.append(1e3 * (common.synchronized_time(device) - start) / count)
     return times[1:]
 
 
@@ -278,11 +261,9 @@ def grid(args, device: torch.device) -> list[list[dict]]:
         args.pin_memory = ["n/a"]
     precision, _ = common.pick_precision(device, args.amp)
     constant = {
-        "limit": args.limit,
-        "amp": str(args.amp).lower(),
+        "limit": args.limit, "device": device.type, "amp": str(args.amp).lower(),
         "precision": str(precision).removeprefix("torch."),
-        "device": device.type,
-    }
+    }  # fmt: skip
     jobs = []
     for values in common.combinations(
         dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
@@ -297,23 +278,21 @@ def grid(args, device: torch.device) -> list[list[dict]]:
 
 def make_parser(doc: str):
     """A parser with the flags of every script that trains ResNets."""
-    parser = common.make_parser(doc)
+    parser, number = common.make_parser(doc), common.number
+    add = parser.add_argument_group("factors, each with one or more values").add_argument
     # fmt: off
-    group = parser.add_argument_group("factors, each with one or more values")
-    group.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"],
-                       help="network")
-    group.add_argument("--opt", "--optimizer", nargs="+", choices=OPTIMIZERS, default=["adam"],
-                       help="optimizer")
-    group.add_argument("--lr", nargs="+", default=[1e-3], metavar="LR",
-                       type=common.number(float, low=0, above=True), help="learning rate")
-    group.add_argument("--bs", "--batch-size", nargs="+", default=[32], metavar="N",
-                       type=common.number(int, low=2, high=10_000), help="batch size")
-    group.add_argument("--epochs", nargs="+", type=common.number(int, low=1), default=[5],
-                       metavar="N", help="3 5 is one training and two rows")
+    add("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"], help="network")
+    add("--opt", "--optimizer", nargs="+", choices=OPTIMIZERS, default=["adam"], help="optimizer")
+    add("--lr", nargs="+", type=number(float, low=0, above=True), default=[1e-3], metavar="LR",
+        help="learning rate")
+    add("--bs", "--batch-size", nargs="+", type=number(int, low=2, high=10_000), default=[32],
+        metavar="N", help="batch size")
+    add("--epochs", nargs="+", type=number(int, low=1), default=[5], metavar="N",
+        help="3 5 is one training and two rows")
     parser.add_argument("--amp", action=BooleanOptionalAction, default=True,
                         help="bf16 or fp16 where the device is made for it")
-    parser.add_argument("--momentum", type=common.number(float, low=0, high=1), default=0.9,
-                        metavar="M", help="of SGD")
+    parser.add_argument("--momentum", type=number(float, low=0, high=1), default=0.9, metavar="M",
+                        help="of SGD")
     # fmt: on
     return parser
 

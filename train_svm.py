@@ -6,8 +6,8 @@
 
 Without flags it runs 24 settings: C 0.1 and 1, gamma scale, auto, 0.01 and 0.1, and for poly degree
 2 and 3. Writes one row for each setting to results/svm.csv; finished rows are skipped. fit_time_ms
-and predict_time_ms (all test images) cover nothing but fit and predict. training_flops is
-2 x features x kernel values computed in the fit, and those of its Cholesky factors.
+covers fit, predict_time_ms predict of all test images. training_flops is 2 x features x kernel
+values computed in the fit, and those of its Cholesky factors.
 """
 
 import math
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import combinations, count
+from itertools import combinations, count, pairwise
 from numbers import Real
 
 import numpy as np
@@ -37,11 +37,11 @@ import common
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of numbers [n, features], ready for kernels.
+    """Rows of numbers, ready for kernels: values [n, features] and their squared lengths [n].
 
     values are float64; or bytes x as x - 128, int8 or float32, whose inner products are exact.
-    squares [n] are the values' squared lengths. offsets [n] make products of bytes whole again:
-    x y = (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
+    offsets [n] make products of bytes whole again: x y = (x - 128) (y - 128) + offset_x + offset_y,
+    offset_x = 128 sum(x) - 128^2 features / 2."""
 
     values: Tensor
     squares: Tensor
@@ -72,13 +72,13 @@ class Rows:
 
 
 def rbf(rows: Rows, others: Rows, svm) -> Tensor:
-    """exp(-gamma |a - b|^2) of all rows a and others b, float64."""
+    """exp(-gamma |a - b|^2) of all rows a and others b, float64 [rows, others]."""
     gamma = torch.tensor(-svm.gamma_, dtype=torch.float64)
     return rows.square_distances(others).mul(gamma).exp_()
 
 
 def poly(rows: Rows, others: Rows, svm) -> Tensor:
-    """(gamma a b + coef0)^degree of all rows a and others b, float64."""
+    """(gamma a b + coef0)^degree of all rows a and others b, float64 [rows, others]."""
     return rows.products(others).mul_(svm.gamma_).add_(svm.coef0).pow_(svm.degree)
 
 
@@ -132,8 +132,7 @@ LARGEST = 3000  # working set: its kernel matrix takes 72 MB in each thread
 AT_ONCE = 100  # columns of the kernel matrix computed in one go: more would leave the cache
 SMO_STEPS = 10  # at most, for each variable of a working set
 NEWTON_SIZE, NEWTON_STEPS = 1500, 3  # variables and steps at most, in one round
-PATIENCE = 100  # rounds in which the objective must grow by 1e-4: rounding of huge kernel values
-#                 can keep a solution from reaching tol
+PATIENCE = 100  # rounds for the objective to grow by 1e-4: huge kernel values may never reach tol
 
 
 def smo(kernel, gradient, beta, low, high, tol: float, limit: int) -> int:
@@ -243,23 +242,11 @@ def working_set(gradient, beta, low, high):
     return np.union1d(violating, free)
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Of one two-class problem: signed coefficients float64 [n], intercept, steps taken, by how
-    much optimality is still violated, kernel values computed and FLOPs of Cholesky factors."""
-
-    beta: np.ndarray
-    intercept: float
-    steps: int
-    violation: float
-    kernel_values: int
-    factor_flops: float
-
-
-def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> Solution:
+def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> tuple:
     """Solve a two-class problem. signs is +-1, float64 [n]; matrix(w) is the kernel matrix of the
     variables w, and product(w, values) [n] the kernel's columns w times values. Raises
-    FloatingPointError if kernel values are not finite."""
+    FloatingPointError if kernel values are not finite. Returns beta [n], the intercept, steps, the
+    violation of optimality that is left, kernel values computed, FLOPs of Cholesky factors."""
     beta, gradient = np.zeros(len(signs)), signs.copy()
     low, high = np.minimum(0, C * signs), np.maximum(0, C * signs)
     steps = kernel_values = factor_flops = 0
@@ -299,7 +286,7 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> S
             factor_flops += factors * len(free) ** 3 / 3
     free = (beta > low) & (beta < high)
     intercept = gradient[free].mean() if free.any() else (top + bottom) / 2
-    return Solution(beta, intercept, steps, top - bottom, kernel_values, factor_flops)
+    return beta, intercept, steps, top - bottom, kernel_values, factor_flops
 
 
 def in_threads(function: Callable, items, *, verbose: bool = False) -> list:
@@ -333,17 +320,14 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         self.tol, self.decision_function_shape, self.verbose = tol, decision_function_shape, verbose
 
     def _check_parameters(self) -> None:
-        numbers = (self.C, self.tol, self.coef0, self.degree)
+        gamma = 0 if self.gamma in ("scale", "auto") else self.gamma
+        numbers = (self.C, self.tol, self.coef0, self.degree, gamma)
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}")
         if not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
-            raise ValueError(f"C, tol, coef0 and degree must be finite numbers, not {numbers}")
-        if not (self.C > 0 and self.tol > 0 and self.degree >= 0):
-            raise ValueError("C and tol must be above 0, degree must not be below 0")
-        if self.gamma not in ("scale", "auto") and not (
-            isinstance(self.gamma, Real) and 0 <= self.gamma < math.inf
-        ):
-            raise ValueError(f"gamma must be scale, auto or a number from 0, not {self.gamma!r}")
+            raise ValueError(f"C, tol, coef0, degree, gamma must be finite numbers, not {numbers}")
+        if not (self.C > 0 and self.tol > 0 and self.degree >= 0 and gamma >= 0):
+            raise ValueError("C and tol must be above 0, degree and gamma must not be below 0")
         if self.decision_function_shape not in ("ovr", "ovo"):
             raise ValueError("decision_function_shape must be ovr or ovo")
 
@@ -362,46 +346,44 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         order = np.argsort(labels, kind="stable")
         starts = np.searchsorted(labels[order], np.arange(len(classes) + 1))
         rows = make_rows(X[order], self._shift)
-        pairs = list(combinations(range(len(classes)), 2))
-        solve_pair = partial(self._solve_pair, rows, starts)
-        solutions = in_threads(solve_pair, pairs, verbose=self.verbose)
+        pairs = list(combinations([slice(*ends) for ends in pairwise(starts)], 2))
+        solutions = in_threads(partial(self._solve_pair, rows), pairs, verbose=self.verbose)
+        betas, intercepts, steps, violations, *counts = zip(*solutions, strict=True)
         coef = np.zeros((len(y), len(pairs)))
-        for column, (pair, solution) in enumerate(zip(pairs, solutions, strict=True)):
-            coef[pair_places(starts, pair), column] = solution.beta
+        for column, (pair, beta) in enumerate(zip(pairs, betas, strict=True)):
+            coef[np.r_[pair], column] = beta
         support = np.flatnonzero(coef.any(axis=1))
-        if max(solution.violation for solution in solutions) > self.tol:
+        if max(violations) > self.tol:
             warnings.warn("tol was not reached", ConvergenceWarning, stacklevel=2)
-        self.intercept_ = np.array([solution.intercept for solution in solutions])
-        self.n_iter_ = np.array([solution.steps for solution in solutions])
+        self.intercept_, self.n_iter_ = np.array(intercepts), np.array(steps)
         self.training_flops_ = sum(
-            2 * X.shape[1] * solution.kernel_values + solution.factor_flops
-            for solution in solutions
+            2 * X.shape[1] * kernel_values + factor_flops
+            for kernel_values, factor_flops in zip(*counts, strict=True)
         )
         self.classes_, self._starts = classes, np.searchsorted(support, starts)
         self.pair_coef_, self.support_vectors_ = coef[support], X[order[support]]
         self.support_ = order[support]  # last: an interrupted fit leaves none
         return self
 
-    def _solve_pair(self, rows: Rows, starts, pair: tuple[int, int]) -> Solution:
-        """Solve the problem of two classes, on the rows of the first, then those of the other."""
-        slices = [slice(*starts[k : k + 2]) for k in pair]
-        places, (kernel, _) = torch.from_numpy(pair_places(starts, pair)), KERNELS[self.kernel]
-        sizes = [part.stop - part.start for part in slices]
-        parts = [(rows[part], own) for part, own in zip(
-            slices, (slice(sizes[0]), slice(sizes[0], None)), strict=True)]  # fmt: skip
+    def _solve_pair(self, rows: Rows, pair: tuple[slice, slice]) -> tuple:
+        """Solve the problem of two classes, each a slice of the rows, the first one positive."""
+        places, (kernel, _) = torch.from_numpy(np.r_[pair]), KERNELS[self.kernel]
+        classes = [rows[part] for part in pair]
 
         def matrix(w):
             return kernel(rows[places[w]], rows[places[w]], self).numpy()
 
         def product(w, values):
-            sums = np.zeros(len(places))
-            for part, own in parts:
+            sums = []
+            for part in classes:
+                sums.append(np.zeros(len(part.values)))
                 for at in np.array_split(np.arange(len(w)), len(w) // AT_ONCE + 1):
                     columns = kernel(rows[places[w[at]]], part, self)
-                    sums[own] += (torch.from_numpy(values[at]) @ columns).numpy()
-            return sums
+                    sums[-1] += (torch.from_numpy(values[at]) @ columns).numpy()
+            return np.concatenate(sums)
 
-        return solve(matrix, product, np.repeat([1.0, -1.0], sizes), self.C, self.tol)
+        signs = np.repeat([1.0, -1.0], [len(part.values) for part in classes])
+        return solve(matrix, product, signs, self.C, self.tol)
 
     def _pair_decisions(self, X) -> np.ndarray:
         """Decision values of each pair of classes, float64 [n, pairs]; positive for its first."""
@@ -427,9 +409,8 @@ class GramSVC(ClassifierMixin, BaseEstimator):
     def predict(self, X) -> np.ndarray:
         """Labels [n] by the pairs' votes; of equal votes the first class."""
         decisions = self._pair_decisions(X)
-        # Votes, and less than a half for the decision values.
         votes = _ovr_decision_function(decisions <= 0, -decisions, len(self.classes_))
-        return self.classes_[votes.round().argmax(1)]
+        return self.classes_[votes.round().argmax(1)]  # less than a half is for decision values
 
     def decision_function(self, X) -> np.ndarray:
         """As scikit-learn's: for two classes [n], positive for the second; else each pair's values
@@ -442,13 +423,8 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         return _ovr_decision_function(decisions <= 0, -decisions, len(self.classes_))
 
 
-def pair_places(starts, pair: tuple[int, int]) -> np.ndarray:
-    """Where the rows of two classes lie among rows sorted by class."""
-    return np.concatenate([np.arange(*starts[k : k + 2]) for k in pair])
-
-
 def gamma_value(gamma: float | str, X) -> float:
-    """What scale, 1 / (features * variance), or auto, 1 / features, comes to."""
+    """The number that scale, 1 / (features * variance), and auto, 1 / features, stand for."""
     if gamma == "auto":
         return 1 / X.shape[1]
     if gamma == "scale":
@@ -465,57 +441,47 @@ def inputs(part: common.Part, solver: str) -> np.ndarray:
     return images / 255 if solver == "sklearn" else images
 
 
-def cache_mib(labels: Tensor) -> int:
-    """MiB that hold the float32 kernel matrix of the two largest classes, libsvm's hardest pair."""
-    pair = labels.bincount().sort().values[-2:].sum().item()
-    return math.ceil(4 * pair**2 / 2**20) + 1
-
-
 def make_svm(row: dict, images: np.ndarray, labels: Tensor) -> GramSVC | SVC:
     """The estimator of a row, not fitted yet; images and labels are those to fit."""
     gamma, (_, own) = gamma_value(row["gamma"], images), KERNELS[row["kernel"]]
     factors = {name: row[name] for name in ("kernel", "C", *own)}
     if row["solver"] == "sklearn":
-        return SVC(**factors, gamma=gamma, cache_size=cache_mib(labels))
+        # MiB that hold the float32 kernel matrix of the two largest classes.
+        largest = labels.bincount().sort().values[-2:].sum().item()
+        return SVC(**factors, gamma=gamma, cache_size=math.ceil(4 * largest**2 / 2**20) + 1)
     gamma = gamma if row["gamma"] == "scale" else gamma / 255**2
     return GramSVC(**factors, gamma=gamma, verbose=not torch.distributed.is_torchelastic_launched())
 
 
 def train(rows: list[dict], args) -> Iterator[dict]:
     """Fit the SVM of a row, measure it, and yield the row completed."""
-    (row,), cpu = rows, torch.device("cpu")
+    (row,) = rows
     split = common.load_split(
         row["dataset"], args.data_dir, split_seed=row["split_seed"], limit=row["limit"]
     )
     images, val_images, test_images = (
         inputs(part, row["solver"]) for part in (split.train, split.val, split.test)
     )
-    svm = make_svm(row, images, split.train.labels)
-    start = common.synchronized_time(cpu)
+    svm, ours = make_svm(row, images, split.train.labels), row["solver"] == "gram"
+    start = time.perf_counter()
     svm.fit(images, split.train.labels.numpy())
-    fitted = common.synchronized_time(cpu)
+    fitted = time.perf_counter()
     predictions = svm.predict(test_images)
-    predicted = common.synchronized_time(cpu)
-    ours = row["solver"] == "gram"
-    yield row | {
-        "n_train": len(images),
-        "n_val": len(val_images),
-        "n_test": len(test_images),
+    predicted = time.perf_counter()
+    yield row | common.test_columns(split, torch.from_numpy(predictions)) | {
         "val_accuracy": svm.score(val_images, split.val.labels.numpy()),
-        **common.test_columns(torch.from_numpy(predictions), split.test.labels),
         "fit_time_ms": 1e3 * (fitted - start),
         "predict_time_ms": 1e3 * (predicted - fitted),
         "training_flops": svm.training_flops_ if ours else None,
         "support_vectors": len(svm.support_),
         "iterations": int(svm.n_iter_.sum()),
         "gamma_value": svm.gamma_ * 255**2 if ours else svm._gamma,
-        "split_id": split.split_id,
-    }
+    }  # fmt: skip
 
 
 @cache
 def quick_fit_seconds(kernel: str, solver: str) -> float:
-    """Time of a fit and a prediction on the embedded digits, for one training image squared."""
+    """Time of a fit on the embedded digits, for one training image squared."""
     split = common.load_split("digits", None, split_seed=0)
     row = {"kernel": kernel, "solver": solver, "C": 1.0, "gamma": 0.01, "degree": 3, "coef0": 1.0}
     images = inputs(split.train, solver)
@@ -538,15 +504,15 @@ def grid(args) -> list[list[dict]]:
     """The rows of all SVMs that the flags ask for, one for each job; each kernel varies only its
     own factors. An SVM has no randomness but its split, so its seed is the split's."""
     seeds = args.seed if args.split_seed is None else [args.split_seed]
-    rows = []
-    for kernel in dict.fromkeys(args.kernel):
-        factors = {name: getattr(args, name) for name in ("C", "gamma", *KERNELS[kernel][1])}
-        for values in common.combinations(dataset=args.dataset, seed=seeds, **factors):
-            values |= {"kernel": kernel, "limit": args.limit, "solver": args.solver}
-            rows.append({"degree": None, "coef0": None} | values | {"split_seed": values["seed"]})
-    # One data set and split after another, which load_split keeps.
-    rows.sort(key=lambda row: (args.dataset.index(row["dataset"]), seeds.index(row["seed"])))
-    return [[row] for row in rows]
+    constant = {"limit": args.limit, "solver": args.solver, "degree": None, "coef0": None}
+    jobs = []
+    for split in common.combinations(dataset=args.dataset, seed=seeds):
+        constant |= split | {"split_seed": split["seed"]}
+        for kernel in dict.fromkeys(args.kernel):
+            names = ("C", "gamma", *KERNELS[kernel][1])
+            for values in common.combinations(**{name: getattr(args, name) for name in names}):
+                jobs.append([constant | {"kernel": kernel} | values])
+    return jobs
 
 
 def gamma(text: str) -> float | str:
@@ -555,18 +521,18 @@ def gamma(text: str) -> float | str:
 
 
 def parse_args(argv: list[str] | None = None):
-    parser = common.make_parser(__doc__)
+    parser, number = common.make_parser(__doc__), common.number
+    add = parser.add_argument_group("factors, each with one or more values").add_argument
     # fmt: off
-    group = parser.add_argument_group("factors, each with one or more values")
-    group.add_argument("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="kernel")
-    group.add_argument("--C", nargs="+", default=[0.1, 1.0], metavar="C", help="penalty",
-                       type=common.number(float, low=0, high=1e10, above=True))
-    group.add_argument("--gamma", nargs="+", default=["scale", "auto", 0.01, 0.1], metavar="GAMMA",
-                       type=gamma, help="numbers above 0, scale or auto")
-    group.add_argument("--degree", nargs="+", type=common.number(int, low=1, high=100),
-                       default=[2, 3], metavar="N", help="of poly")
-    group.add_argument("--coef0", nargs="+", type=common.number(float, low=0, high=1e10),
-                       default=[1.0], metavar="COEF0", help="of poly")
+    add("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="kernel")
+    add("--C", nargs="+", type=number(float, low=0, high=1e10, above=True), default=[0.1, 1.0],
+        metavar="C", help="penalty")
+    add("--gamma", nargs="+", type=gamma, default=["scale", "auto", 0.01, 0.1], metavar="GAMMA",
+        help="numbers above 0, scale or auto")
+    add("--degree", nargs="+", type=number(int, low=1, high=100), default=[2, 3], metavar="N",
+        help="of poly")
+    add("--coef0", nargs="+", type=number(float, low=0, high=1e10), default=[1.0], metavar="COEF0",
+        help="of poly")
     parser.add_argument("--solver", choices=["gram", "sklearn"], default="gram",
                         help="gram is ours, sklearn scikit-learn's SVC for reference")
     # fmt: on
