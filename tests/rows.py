@@ -69,12 +69,12 @@ def history(*accuracies: float) -> str:
 
 
 def study(folder: Path) -> make_tables.Study:
-    return make_tables.make_study(*make_tables.load([folder]))
+    return make_tables.Study(*make_tables.load([folder]))
 
 
 def text(folder: Path, name: str) -> str:
     """One table, as --table prints it."""
-    return "\n\n".join(make_tables.TABLES[name](study(folder)))
+    return make_tables.render(name, study(folder))
 
 
 def outcome(*flags) -> int:

@@ -10,7 +10,8 @@ import make_tables
 
 
 def drawn(folder, kind: str) -> str | None:
-    return make_tables.pictures(study(folder), kind).get("mnist")
+    _, picture = make_tables.pictures(study(folder), kind).get(f"{kind}-mnist.svg", (None, None))
+    return picture
 
 
 def rows(folder) -> None:
@@ -53,7 +54,10 @@ def test_every_setting_is_a_point_and_the_best_are_named(tmp_path):
 
 def test_models_differ_in_colour_and_shape():
     assert len(set(make_tables.SHAPES)) == len(make_tables.SHAPES)
-    assert all(len(set(each)) == len(each) for each in zip(*make_tables.COLOURS, strict=True))
+    light, dark = make_tables.STYLE.split("@media")
+    for scheme in (light, dark):
+        colours = re.findall(r"\.m\d { --c: (#\w+) }", scheme)
+        assert len(set(colours)) == len(colours) == len(make_tables.SHAPES)
 
 
 def test_there_is_no_picture_without_its_figures(tmp_path):

@@ -45,8 +45,7 @@ def test_the_tables_of_some_rows(tmp_path):
         " 3 epochs |",
         "| CPU | SGD | 89.00 [88.47, 89.51] | 7.00 | 196.8 |" + " not measured |" * 6,
         "| GPU | SGD |" + " not measured |" * 9,
-        "| CPU | ResNet-18 | SGD | 89.00 [88.47, 89.51] | 7.00 | 1.00 | 2.00 [1.50, 2.50] | 512 |"
-        " 11,175,370 | 38% |",
+        "| CPU | ResNet-18 | SGD | 89.00 [88.47, 89.51] | 7.00 | 1.00 | 2.00 [1.50, 2.50] | 512 |",
     ):
         assert line in lines, line
 
@@ -205,7 +204,6 @@ def test_rows_of_other_sizes_devices_and_precisions_are_not_mixed_in(tmp_path):
     resnet(tmp_path, amp="false", epochs=2, val_accuracy=1)
     resnet(tmp_path, seed=1, split_seed=0, test_accuracy=0.5)
     assert set(re.findall(r"\((\d)\)", text(tmp_path, "resnet"))) == {"3"}
-    assert "Not shown: 4 rows of" in text(tmp_path, "resnet-settings")
 
 
 def test_models_of_different_sizes_are_not_compared(tmp_path):
@@ -251,7 +249,8 @@ def test_unknown_names_are_shown_as_they_are(tmp_path, capsys):
     assert "| rmsprop, lr 0.5, batch 32, 3 epochs |" in page
     assert (tmp_path / "accuracy-kuzushiji-49.svg").is_file()
     assert "| xpu | SGD |" in text(tmp_path, "devices")
-    assert len(re.findall(r"^\| (?:16|32) ", text(tmp_path, "resnet"), re.MULTILINE)) == 8
+    lines = re.findall(r"^\| (?:16|32) ", text(tmp_path, "resnet"), re.MULTILINE)
+    assert len(lines) == 2 * 8  # of MNIST and of the new data set
 
 
 def test_a_new_network_and_optimizer_take_one_line(tmp_path, monkeypatch):
@@ -371,7 +370,7 @@ def test_results_of_one_run_that_differ_are_refused(tmp_path, capsys, column):
     assert outcome("--results-dir", tmp_path / "a", tmp_path / "b") == 2
     line = capsys.readouterr().err
     assert "a/resnet.csv and " in line
-    assert f"differs in {column}" in line
+    assert f"differ in {column}" in line
 
 
 def test_rows_of_one_seed_on_different_images_are_refused(tmp_path, capsys):
