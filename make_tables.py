@@ -512,8 +512,9 @@ def notes_on(settings: list[Setting]) -> str:
     seeds, notes = {len(each.runs) for each in settings}, []
     if several := seeds - {1}:
         notes.append(
-            f"± is the standard deviation over {span(several)} seeds (each draws its own split,"
-            " initial weights and batch order), at least the one that the number of images leaves."
+            f"± is the standard deviation over {span(several)} seeds. Each seed draws its own"
+            " split, initial weights and batch order. If the limited number of test images alone"
+            " gives a larger deviation, ± shows that one."
         )
     if 1 in seeds:
         notes.append("Brackets hold the 95 % Wilson interval of a single run.")
@@ -548,8 +549,12 @@ def answer(study: Study) -> Iterator[str]:
     if used:
         yield "\n".join([*sentences, *solver_costs(study)])
         yield from shown(study, "accuracy")
-        note = "Times are medians over seeds. An interval in brackets is of one comparison; p is"
-        yield f"{note} adjusted for all of them (Holm). {notes_on(used)}"
+        note = (
+            "Differences are over the seeds that both models have, each with its own 95 % interval."
+        )
+        note += f" p is adjusted for all {len(gaps)} comparisons (Holm), so an interval can leave"
+        note += " out 0 while p is above 0.05. Times are medians over seeds."
+        yield f"{note} {notes_on(used)}"
 
 
 def headline(study: Study) -> dict[tuple[str, str, str], Difference | None]:
@@ -609,8 +614,8 @@ def solver_costs(study: Study) -> Iterator[str]:
             ratios.append(ratio(theirs, ours, "train_ms"))
     if ratios:
         yield (
-            f"- The SVMs use this repository's solver; scikit-learn's takes {span(ratios, times)}"
-            f" times as long to train ({count(len(ratios), 'setting')} timed with both)."
+            f"- The SVMs use this repository's solver. scikit-learn's takes {span(ratios, times)}"
+            f" times as long to train, in {count(len(ratios), 'setting')} timed with both."
         )
 
 
@@ -684,7 +689,10 @@ def lower_on_fashion(study: Study) -> Judgement:
     if known := [(gap.size, name, gap) for name, gap in zip(names, gaps, strict=True) if gap]:
         lower = sum(size > 0 for size, _, _ in known)
         _, name, least = min(known)
-        yield f"lower in {lower} of {count(len(known), 'setting')}; least: {least} ({name})"
+        yield (
+            f"lower in {lower} of {count(len(known), 'setting')}; MNIST's smallest lead is {least}"
+            f" points ({name})"
+        )
 
 
 def over_svm(study: Study, cost: str, solver: str | None = None, noise: float = 1) -> Judgement:
@@ -815,9 +823,9 @@ def claims(study: Study) -> Iterator[str]:
             state, text = MISSING, f"not judged: {sizes}"
         lines.append([number, sentence, f"**{state}**", text])
     note = (
-        "*Not resolved*: the uncertainty holds both, or a part is not measured. Brackets hold 95 %"
-        " intervals; differences are points of accuracy; p is Holm-adjusted within a claim. With a"
-        " single seed a comparison holds for these trained models only."
+        "*Not resolved*: the data allow both, or a part is not measured. Brackets hold 95 %"
+        " intervals; differences are points of accuracy; p is Holm-adjusted within a claim (5a:"
+        " within the answer). With a single seed a comparison holds for these trained models only."
     )
     header = ["", "Claim", "Verdict", "Figures"]
     yield table("An earlier report's claims, judged by the rows", header, lines, note)

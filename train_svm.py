@@ -242,6 +242,11 @@ def working_set(gradient, beta, low, high):
     return np.union1d(violating, free)
 
 
+def require_finite(values) -> None:
+    if not math.isfinite(values.sum()):
+        raise FloatingPointError("kernel values are not finite; use a smaller gamma or degree")
+
+
 def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> tuple:
     """Solve a two-class problem. signs is +-1, float64 [n]; matrix(w) is the kernel matrix of the
     variables w, and product(w, values) [n] the kernel's columns w times values. Raises
@@ -254,8 +259,7 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> t
     def improve(w, method: Callable, *limits) -> int:
         nonlocal kernel_values
         part, kernel = [values[w] for values in (gradient, beta, low, high)], matrix(w)
-        if not math.isfinite(kernel.sum()):
-            raise FloatingPointError("kernel values are not finite; use a smaller gamma or degree")
+        require_finite(kernel)
         taken = method(kernel, *part, *limits)
         change = part[1] - beta[w]
         moved = change != 0
@@ -264,6 +268,7 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> t
             gradient[:] -= product(w[moved], change[moved])
             kernel_values += np.count_nonzero(moved) * len(signs)
         gradient[w], beta[w] = part[:2]
+        require_finite(gradient)  # the product may overflow where the working set's matrix did not
         return taken
 
     last = -math.inf
@@ -339,6 +344,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError("The number of classes has to be greater than one; got 1 class")
+        vars(self).pop("support_", None)  # an interrupted fit leaves no machine
         X = X if X.dtype == np.uint8 else X.astype(np.float64)
         self.gamma_, self._shift = gamma_value(self.gamma, X), None
         if not are_bytes(X):  # far from the origin, distances would lose what distinguishes rows
@@ -362,7 +368,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         )
         self.classes_, self._starts = classes, np.searchsorted(support, starts)
         self.pair_coef_, self.support_vectors_ = coef[support], X[order[support]]
-        self.support_ = order[support]  # last: an interrupted fit leaves none
+        self.support_ = order[support]
         return self
 
     def _solve_pair(self, rows: Rows, pair: tuple[slice, slice]) -> tuple:

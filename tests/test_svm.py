@@ -272,6 +272,16 @@ def test_kernel_values_that_are_not_finite_raise(parameters):
         GramSVC(kernel="poly", **parameters).fit(*some_digits(300))
 
 
+def test_a_row_that_overflows_outside_the_first_working_set_raises_too():
+    """Its column makes the gradient inf - inf, which no comparison sees."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(1500, 5))
+    y = X[:, 0] + generator.normal(size=1500) > 0
+    X[100] *= 1e200
+    with pytest.raises(FloatingPointError, match="not finite"):
+        GramSVC(kernel="poly", degree=2, gamma=1.0, coef0=1.0).fit(X, y)
+
+
 def test_an_ill_conditioned_kernel_ends_with_a_solution_or_a_warning():
     generator = np.random.default_rng(0)
     X, y = generator.normal(loc=100, size=(100, 2)), generator.integers(2, size=100)
@@ -328,11 +338,14 @@ def test_bad_parameters_are_refused_as_by_scikit_learn(parameters):
             svm.fit(*some_digits(60))
 
 
-def test_an_interrupted_fit_leaves_no_machine(monkeypatch):
+@pytest.mark.parametrize("fitted", [False, True])
+def test_an_interrupted_fit_leaves_no_machine(monkeypatch, fitted):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     svm, (X, y) = GramSVC(), some_digits(100)
+    if fitted:
+        svm.fit(X, y)
     monkeypatch.setattr(train_svm, "solve", interrupt)
     with pytest.raises(KeyboardInterrupt):
         svm.fit(X, y)

@@ -61,7 +61,7 @@ def test_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     for seed, accuracy in enumerate((0.96, 0.97, 0.98)):
         resnet(tmp_path, **seeded(seed), test_accuracy=accuracy, train_time_ms=10.0 ** (seed + 4))
     assert "| 32 | Adam | 0.001 | 97.00 ± 1.00 (3) |" in text(tmp_path, "resnet")
-    assert "over 3 seeds (each draws" in text(tmp_path, "resnet")
+    assert "over 3 seeds. Each seed draws" in text(tmp_path, "resnet")
     assert "| **97.00 ± 1.00** | 100 |" in text(tmp_path, "answer")  # the median, not the mean
 
 
@@ -109,7 +109,7 @@ def test_the_solvers_are_compared_on_settings_that_both_have(tmp_path):
     svm(tmp_path, solver="sklearn", kernel="poly", degree=2, threads=1)
     assert "scikit-learn's" not in text(tmp_path, "answer")  # another setting, another machine
     svm(tmp_path, solver="sklearn", fit_time_ms=15_000.0)
-    line = "scikit-learn's takes 3.0 times as long to train (1 setting timed with both)."
+    line = "scikit-learn's takes 3.0 times as long to train, in 1 setting timed with both."
     assert line in text(tmp_path, "answer")
 
 
