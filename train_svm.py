@@ -6,8 +6,8 @@
 
 Without flags it runs 24 settings: C 0.1 and 1, gamma scale, auto, 0.01 and 0.1, and for poly degree
 2 and 3. Writes one row for each setting to results/svm.csv; finished rows are skipped. fit_time_ms
-covers fit, predict_time_ms predict of all test images. training_flops is 2 x features x kernel
-values computed in the fit, and those of its Cholesky factors.
+covers the fit alone, predict_time_ms the prediction of all test images. training_flops is
+2 x features x kernel values computed in the fit, and those of its Cholesky factors.
 """
 
 import math
