@@ -167,14 +167,6 @@ def test_a_saved_model_is_torchvisions_and_predicts_what_the_row_says(run, tmp_p
     assert models[0].stat().st_size > 0, "an empty file is no saved model"
 
 
-def test_the_python_examples_of_the_readme_run(run, tmp_path, capsys):
-    run("train_resnet.py", "--dataset", "digits", "--epochs", "2", "--save-model", "models")
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert any("load_state_dict" in example for example in examples)
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
-
-
 def test_train_svm_runs_the_24_settings_on_the_split_of_the_resnets(run, tmp_path):
     flags = ["--dataset", "digits", "--limit", "500"]
     assert run("train_svm.py", *flags) == 0
