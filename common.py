@@ -670,7 +670,8 @@ def begin(folder: Path) -> tuple[dist.Store, str]:
     if not dist.is_torchelastic_launched():
         return dist.HashStore(), "next"
     store, _, _ = next(dist.rendezvous("env://"))
-    return store, "next/{TORCHELASTIC_RESTART_COUNT}/{WORLD_SIZE}".format(**os.environ)
+    start = store.add(f"starts/{os.environ['RANK']}", 1)  # torchrun starts all of them together
+    return store, f"next/{start}/{os.environ['WORLD_SIZE']}"
 
 
 def check_writable(folder: Path, flag: str) -> None:

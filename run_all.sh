@@ -27,7 +27,9 @@ has_packages() {
     "$1" -c 'import sys
 from importlib.metadata import version
 found = {name: version(name) for name in ("torch", "torchvision", "scikit-learn", "numpy", "tqdm")}
-assert sys.version_info >= (3, 11) and tuple(map(int, found["torch"].split(".")[:2])) >= (2, 11)
+numbers = {name: tuple(map(int, found[name].split(".")[:2])) for name in ("torch", "scikit-learn")}
+assert sys.version_info >= (3, 11)
+assert numbers["torch"] >= (2, 11) and numbers["scikit-learn"] >= (1, 6)
 ' 2>/dev/null
 }
 python=.venv/bin/python
@@ -57,7 +59,11 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc obeys it
 memory=$(awk '/MemAvailable/ {print int($2 / 2^21)}' /proc/meminfo 2>/dev/null || true) # 2 GiB each
 [ "${memory:-$cores}" -ge "$cores" ] || cores=$((memory > 1 ? memory : 1))
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c GPU || true)
+gpus=0
+if command -v nvidia-smi >/dev/null || [ "$(uname)" = Darwin ]; then # those that PyTorch may use
+    gpus=$("$python" -c 'import torch
+print(torch.cuda.device_count() or int(torch.backends.mps.is_available()))')
+fi
 
 # torchrun, without its report of what the scripts have said already.
 torchrun='import sys
@@ -72,7 +78,7 @@ except ChildFailedError as error:
     sys.exit(error.get_first_failure()[1].exitcode)'
 
 set -m # a process group for each child, so that a signal reaches it once, from here
-child=
+child= failed=
 pass_on() { # a signal and its number
     trap '' INT TERM HUP
     [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null || true
@@ -83,9 +89,10 @@ trap 'pass_on INT 2' INT
 trap 'pass_on TERM 15' TERM
 trap 'pass_on TERM 1' HUP
 
-run() { # so many processes of a script; exit code 1, a failed run, does not stop the others
+run() { # so many processes of a script; exit code 1, as of a failed run, does not stop the others
     local count=$1 code=0
     shift
+    [ "$mode" != dry-run ] || echo "processes: $count"
     if [ "$count" -gt 1 ] && [ "$mode" != dry-run ]; then
         "$python" -c "$torchrun" --standalone --nproc-per-node "$count" "$@" &
     else
@@ -95,6 +102,7 @@ run() { # so many processes of a script; exit code 1, a failed run, does not sto
     wait "$child" || code=$?
     child=
     [ "$code" -le 1 ] || exit "$code"
+    [ "$code" -eq 0 ] || failed=1
 }
 
 stages() {
@@ -113,15 +121,15 @@ flags=(--results-dir "$results")
 case "$mode" in
     dry-run)
         flags+=(--dry-run)
-        stages | awk -v count="${processes:-$cores}" '{ print }
-            match($0, /\([0-9]+ s\)/) { sum += substr($0, RSTART + 1) }
-            END { printf "about %.1f hours with %d processes\n", sum / count / 3600, count }'
+        stages | awk '/^processes: / { count = $2; next } { print }
+            match($0, /\([0-9]+ s\)/) { sum += substr($0, RSTART + 1) / count }
+            END { printf "about %.1f hours\n", sum / 3600 }'
         exit
         ;;
     quick)
         [ "$results" != results ] || results=results/quick
         flags=(--dataset digits --results-dir "$results" --force)
-        svm=() devices=(--arch resnet18 --epochs 1 --repeats 3)
+        svm=(--kernel poly rbf) devices=(--arch resnet18 --epochs 1 --repeats 3)
         resnet=(--arch resnet18 resnet50 --opt sgd adam --epochs 1 2)
         ;;
 esac
@@ -131,7 +139,7 @@ if [ "$mode" = all ] && [ "$results" = results ]; then
 else
     run 1 make_tables.py --results-dir "$results"
 fi
-if grep -qsE ',(diverged|out_of_memory),' "$results"/*.csv; then
-    echo "some runs failed: their rows in $results say why; the same command tries them again" >&2
+if [ -n "$failed" ] || grep -qsE ',(diverged|out_of_memory),' "$results"/*.csv; then
+    echo "some runs failed: their rows in $results, or a message above, say why" >&2
     exit 1
 fi

@@ -283,8 +283,8 @@ def make_parser(doc: str):
     # fmt: off
     add("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"], help="network")
     add("--opt", "--optimizer", nargs="+", choices=OPTIMIZERS, default=["adam"], help="optimizer")
-    add("--lr", nargs="+", type=number(float, low=0, above=True), default=[1e-3], metavar="LR",
-        help="learning rate")
+    add("--lr", nargs="+", type=number(float, low=0, high=1e30, above=True), default=[1e-3],
+        metavar="LR", help="learning rate")
     add("--bs", "--batch-size", nargs="+", type=number(int, low=2, high=10_000), default=[32],
         metavar="N", help="batch size")
     add("--epochs", nargs="+", type=number(int, low=1), default=[5], metavar="N",

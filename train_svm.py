@@ -525,7 +525,9 @@ def grid(args) -> list[list[dict]]:
 
 def gamma(text: str) -> float | str:
     """scale, auto, or a number above 0."""
-    return text if text in ("scale", "auto") else common.number(float, low=0, above=True)(text)
+    if text in ("scale", "auto"):
+        return text
+    return common.number(float, low=0, high=1e10, above=True)(text)
 
 
 def parse_args(argv: list[str] | None = None):
