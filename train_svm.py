@@ -487,7 +487,7 @@ def train(rows: list[dict], args) -> Iterator[dict]:
 
 @cache
 def quick_fit_seconds(kernel: str, solver: str) -> float:
-    """Time of a fit on the embedded digits, moved in 8 directions, for one image squared."""
+    """Time of a fit on the embedded digits, at 8 positions each, for one image squared."""
     part = common.load_split("digits", None, split_seed=0).train
     moved = [part.images.roll((k % 3 - 1, k // 3 - 1), (1, 2)) for k in range(8)]
     part = common.Part(torch.cat(moved), part.labels.repeat(len(moved)))
