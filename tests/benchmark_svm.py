@@ -12,6 +12,7 @@ scikit-learn takes minutes a line.
 import argparse
 import sys
 import time
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -23,20 +24,11 @@ import common
 import train_svm
 
 PARAMETERS = {"rbf": {}, "poly": {"coef0": 1.0}}
-MACHINES = ("ours", "scikit-learn", "scikit-learn-intelex")
+MACHINES = {"ours": train_svm.GramSVC, "scikit-learn": SVC}
+with suppress(ImportError):
+    from sklearnex.svm import SVC as FastSVC
 
-
-def machine(name: str, **parameters):
-    """An estimator and its kind of input; None if it is not installed."""
-    if name == "ours":
-        return train_svm.GramSVC(**parameters), "gram"
-    if name == "scikit-learn":
-        return SVC(**parameters), "sklearn"
-    try:
-        from sklearnex.svm import SVC as FastSVC
-    except ImportError:
-        return None
-    return FastSVC(**parameters), "sklearn"
+    MACHINES["scikit-learn-intelex"] = FastSVC
 
 
 def measure(svm, kind: str, split: common.Split) -> list[str]:
@@ -52,23 +44,16 @@ def measure(svm, kind: str, split: common.Split) -> list[str]:
     return [*(f"{value:.1f}" for value in times), f"{accuracy:.4f}", str(len(svm.support_))]
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--dataset", nargs="+", choices=common.DATASETS, default=["mnist", "fashion"]
-    )
-    parser.add_argument("--kernel", nargs="+", choices=PARAMETERS, default=list(PARAMETERS))
-    parser.add_argument("--machine", nargs="+", choices=MACHINES, default=MACHINES)
-    parser.add_argument("--C", type=float, default=10.0)
-    parser.add_argument("--limit", type=int, metavar="N")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR")
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=common.HelpFormatter)
+    add = parser.add_argument
+    add("--dataset", nargs="+", choices=common.DATASETS, default=["mnist", "fashion"])
+    add("--kernel", nargs="+", choices=PARAMETERS, default=list(PARAMETERS))
+    add("--machine", nargs="+", choices=MACHINES, default=list(MACHINES))
+    add("--C", type=float, default=10.0)
+    add("--limit", type=int, metavar="N")
+    add("--data-dir", type=Path, default=Path("data"), metavar="DIR")
+    args = parser.parse_args()
     print(f"{common.cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| data set | kernel | training images | machine | fit (s) | predict (s) | both (s) |"
           " test accuracy | support vectors |")  # fmt: skip
@@ -76,10 +61,10 @@ def main() -> None:
     for name in args.machine:
         for dataset, kernel in product(args.dataset, args.kernel):
             split = common.load_split(dataset, args.data_dir, split_seed=0, limit=args.limit)
-            found = machine(name, kernel=kernel, C=args.C, **PARAMETERS[kernel])
-            if found is not None:
-                line = [dataset, kernel, str(len(split.train.labels)), name]
-                print(f"| {' | '.join(line + measure(*found, split))} |", flush=True)
+            svm = MACHINES[name](kernel=kernel, C=args.C, **PARAMETERS[kernel])
+            line = [dataset, kernel, str(len(split.train.labels)), name]
+            line += measure(svm, "gram" if name == "ours" else "sklearn", split)
+            print(f"| {' | '.join(line)} |", flush=True)
 
 
 if __name__ == "__main__":

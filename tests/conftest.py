@@ -1,6 +1,10 @@
-"""Fixtures: the real data where it is at hand, and small parts of a split."""
+"""What the tests share: files, processes, refusals, and data, real ones where they are at hand."""
 
+import csv
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,34 @@ import common
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (ROOT.parent / "shared" / "data", ROOT / "data")
+SMALL = ["--dataset", "digits", "--limit", "100"]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The lines of a results file, every cell a text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def python(*command, cwd: Path, stdout=subprocess.PIPE, **environment: str):
+    """Run Python in a process of its own, which finds the scripts."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=cwd, stdout=stdout, stderr=subprocess.PIPE,
+        text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        check=False,
+    )  # fmt: skip
+
+
+def assert_refused(capsys, call: Callable, *words: str) -> None:
+    """One line on stderr that holds the words, and exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        call()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    assert error[:-1].isprintable()
+    assert all(word in error for word in words), error
 
 
 @pytest.fixture(scope="session")

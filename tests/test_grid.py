@@ -1,29 +1,20 @@
 """Grids: shared among processes and nodes, none of the work done twice, no failure hidden."""
 
-import csv
 import os
 import re
-import signal
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL, python, read
 
 import common
-import train_svm
-
-SMALL = ["--dataset", "digits", "--limit", "100"]
-
-
-def read(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
 
 # --- in one process ------------------------------------------------------------------------------
 
@@ -34,17 +25,20 @@ def columns(monkeypatch):
     monkeypatch.setitem(common.COLUMNS, "rows", columns)
 
 
-def run(folder: Path, *flags: str, count: int = 3, errors: dict | None = None) -> int:
-    """A grid of jobs of one row each, which take no time; errors are raised by the jobs' seeds."""
+def run(folder: Path, *flags: str, count=3, together=1, errors: dict | None = None) -> int:
+    """A grid of count rows, so many of them in a job, which take no time; errors are raised by the
+    rows' seeds."""
     args = common.make_parser("").parse_args([*flags, "--results-dir", str(folder)])
 
     def work(rows):
-        if error := (errors or {}).get(rows[0]["seed"]):
-            raise error
         numbers = {"n_train": 7, "n_val": 1, "n_test": 2, "train_time_ms": 5.0}
-        yield rows[0] | numbers | {"val_accuracy": 0.9, "test_accuracy": 0.8}
+        for row in rows:
+            if error := (errors or {}).get(row["seed"]):
+                raise error
+            yield row | numbers | {"val_accuracy": 0.9, "test_accuracy": 0.8}
 
-    jobs = [[{"dataset": "digits", "seed": seed}] for seed in range(count)]
+    rows = [{"dataset": "digits", "seed": seed} for seed in range(count)]
+    jobs = [rows[start : start + together] for start in range(0, count, together)]
     return common.run_grid(args, "rows", jobs, work, lambda rows: 1800.0)
 
 
@@ -83,18 +77,21 @@ def test_a_mistake_in_the_program_is_shown_and_is_no_row(tmp_path, error):
     assert statuses(tmp_path) == {0: "ok"}
 
 
+def test_a_failure_in_a_job_of_several_rows_costs_those_that_are_left(tmp_path):
+    assert run(tmp_path, together=3, errors={1: FAILURES[1][0]}) == 1
+    assert statuses(tmp_path) == {0: "ok", 1: "out_of_memory", 2: "out_of_memory"}
+
+
 def test_fail_fast_stops_at_the_first_failure(tmp_path):
     assert run(tmp_path, "--fail-fast", errors={1: FAILURES[0][0]}) == 1
     assert statuses(tmp_path) == {0: "ok", 1: "diverged"}
 
 
 def test_a_grid_of_5000_rows_beside_as_many_starts_in_seconds(tmp_path):
-    columns, rows = common.COLUMNS["rows"], []
-    for seed in range(5000):
-        row = {"dataset": "digits", "seed": seed, "status": "ok", "val_accuracy": 0.9}
-        row |= {"test_accuracy": 0.8, "n_train": 7, "n_val": 1, "n_test": 2, "train_time_ms": 5}
-        rows.append(",".join(str(row.get(name, 1)) for name in columns))
-    (tmp_path / "rows.csv").write_text("\n".join([",".join(columns), *rows, ""]))
+    run(tmp_path, count=1)
+    header, first = (tmp_path / "rows.csv").read_text().splitlines()
+    rows = [first.replace("digits,0,", f"digits,{seed},") for seed in range(5000)]
+    (tmp_path / "rows.csv").write_text("\n".join([header, *rows, ""]))
     start = time.perf_counter()
     assert run(tmp_path, count=5001) == 0
     assert time.perf_counter() - start < 10
@@ -126,14 +123,6 @@ def test_the_dry_run_lists_what_is_left_once_with_one_total(tmp_path, capsys):
     assert "in all" not in capsys.readouterr().out
 
 
-def test_a_bad_folder_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
-    (tmp_path / "file").touch()
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path / "file" / "below")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 def test_a_file_system_without_locks_is_one_line(tmp_path):
     script = (
         "import common; from filelock import FileLock\n"
@@ -141,42 +130,32 @@ def test_a_file_system_without_locks_is_one_line(tmp_path):
         "FileLock.acquire = refuse\n"
         "import train_svm; common.run_main(train_svm.main)"
     )
-    command = [sys.executable, "-c", script, *SMALL, "--kernel", "rbf", "--C", "1"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    done = python("-c", script, *SMALL, "--kernel", "rbf", "--C", "1", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: FileSystem does not support flock\n"
 
 
-@pytest.mark.parametrize("where", ["GIT_DIR", "a folder above"])
-def test_the_commit_of_another_project_is_never_recorded(tmp_path, where):
-    """Where this code has no .git of its own, the commit is unknown."""
-    for name in ("common.py", "train_svm.py"):
-        (tmp_path / "code").mkdir(exist_ok=True)
-        (tmp_path / "code" / name).write_bytes((ROOT / name).read_bytes())
+def test_the_commit_of_another_project_is_never_recorded(tmp_path):
+    """Of one in a folder above or in GIT_DIR, where this code has no .git of its own."""
+    (tmp_path / "code").mkdir()
+    shutil.copy(ROOT / "common.py", tmp_path / "code")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "other"], check=True)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "code")}
-    if where == "GIT_DIR":
-        environment["GIT_DIR"] = str(tmp_path / ".git")
-    command = [sys.executable, "-c", "import common; print(common.code_commit())"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "unknown\n"
+    command = ["-c", "import common; print(common.code_commit())"]
+    for where in ({}, {"GIT_DIR": str(tmp_path / ".git")}):
+        done = python(*command, cwd=tmp_path, PYTHONPATH=str(tmp_path / "code"), **where)
+        assert done.stdout == "unknown\n", done.stderr
 
 
 # --- torchrun ------------------------------------------------------------------------------------
 
 
-def torchrun(cwd: Path, *flags, script: Path = ROOT / "train_svm.py") -> subprocess.Popen:
+def torchrun(cwd: Path, *command) -> subprocess.Popen:
+    """Start it in a folder, with flags of its own, a script and the script's flags."""
     cwd.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *map(str, flags[0]), str(script),
-         *map(str, flags[1])],
+        [sys.executable, "-m", "torch.distributed.run", *map(str, command)],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -191,30 +170,23 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 
 
 LOCAL = ["--standalone", "--nproc-per-node", 2]
+SVM, RESNET = ROOT / "train_svm.py", ROOT / "train_resnet.py"
 GRID = [*SMALL, "--device", "cpu", "--opt", "sgd", "--bs", "16", "32"]
 
 
 def test_processes_share_a_grid_and_a_failed_run_stops_none(tmp_path):
     flags = [*GRID, "--lr", "1e20", "1e-3", "1e-2", "--epochs", "1", "2"]
-    code, out = finish(torchrun(tmp_path, LOCAL, flags, script=ROOT / "train_resnet.py"))
+    code, out = finish(torchrun(tmp_path, *LOCAL, RESNET, *flags))
     assert code == 0, out
     rows = read(tmp_path / "results/resnet.csv")
     assert sorted((row["batch_size"], row["lr"], row["epochs"]) for row in rows) == sorted(
-        (batch, lr, epochs) for batch in ("16", "32") for lr in ("1e+20", "0.001", "0.01")
-        for epochs in "12"
-    )  # fmt: skip
+        product(("16", "32"), ("1e+20", "0.001", "0.01"), ("1", "2"))
+    )
     assert {row["lr"] for row in rows if row["status"] == "diverged"} == {"1e+20"}
     assert out.count(": diverged: ") == 4
     assert sorted(re.findall(r"^\[(\d)/6\]", out, re.MULTILINE)) == list("123456")
     assert out.count("12 of 12 rows to run") == 1
     assert sum(map(int, re.findall(r"^(\d) runs? failed", out, re.MULTILINE))) == 4
-
-
-def test_the_dry_run_of_many_processes_prints_once(tmp_path):
-    code, out = finish(torchrun(tmp_path, LOCAL, [*SMALL, "--C", 1, "--dry-run"]))
-    assert code == 0
-    assert out.count("12 of 12 rows to run") == out.count("in all about") == 1
-    assert not (tmp_path / "results").exists()
 
 
 KILLED = """
@@ -233,61 +205,35 @@ common.run_main(train_resnet.main)
 @pytest.mark.parametrize("restarts", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_costs_no_row_and_its_work_is_taken_up(tmp_path, restarts):
     """By torchrun's restart, or by the same command."""
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    grid = [*GRID, "--epochs", "1", "4"]
-    command = [*LOCAL, "--max-restarts", restarts], grid
-    code, out = finish(torchrun(tmp_path, *command, script=script))
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [*LOCAL, "--max-restarts", restarts, "killed.py", *GRID, "--epochs", "1", "4"]
+    code, out = finish(torchrun(tmp_path, *command))
     assert (code == 0) == bool(restarts), out
     path = tmp_path / "results/resnet.csv"
     if not restarts:
         before = read(path)
         assert "interrupted: finished rows are kept" in out, "its neighbour stopped cleanly"
-        code, out = finish(torchrun(tmp_path, *command, script=script))
+        code, out = finish(torchrun(tmp_path, *command))
         assert code == 0, out
         assert all(row in read(path) for row in before)
-    rows = read(path)
-    assert sorted((row["batch_size"], row["epochs"]) for row in rows) == [
-        ("16", "1"), ("16", "4"), ("32", "1"), ("32", "4"),
-    ]  # fmt: skip
-    assert {row["status"] for row in rows} == {"ok"}
+    rows = sorted((row["batch_size"], row["epochs"], row["status"]) for row in read(path))
+    assert rows == list(product(("16", "32"), ("1", "4"), ["ok"]))
     assert list(path.parent.glob(".checkpoints/*")) == []
 
 
-def nodes(tmp_path: Path, flags: list) -> list[subprocess.Popen]:
-    """Two nodes of one process each, in folders of their own."""
+def test_nodes_without_a_shared_folder_have_all_rows_together(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     where = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", "localhost"]
-    return [
-        torchrun(tmp_path / f"node{node}", [*where, "--master-port", port, "--node-rank", node],
-                 flags)
-        for node in range(2)
-    ]  # fmt: skip
-
-
-def test_nodes_without_a_shared_folder_have_all_rows_together(tmp_path, monkeypatch):
-    for node in nodes(tmp_path, [*SMALL, "--kernel", "rbf"]):
+    where += ["--master-port", port, "--node-rank"]
+    nodes = [
+        torchrun(tmp_path / f"node{rank}", *where, rank, SVM, *SMALL, "--kernel", "rbf")
+        for rank in range(2)
+    ]
+    for node in nodes:
         code, out = finish(node)
         assert code == 0, out
-    files = [tmp_path / f"node{node}/results/svm.csv" for node in range(2)]
-    rows = [(row["C"], row["gamma"]) for file in files if file.exists() for row in read(file)]
-    assert sorted(rows) == sorted(
-        (C, gamma) for C in ("0.1", "1.0") for gamma in ("scale", "auto", "0.01", "0.1")
-    )
-    monkeypatch.chdir(tmp_path)
-    assert not train_svm.main([*SMALL, "--kernel", "rbf", "--results-dir", "node0/results"])
-
-
-@pytest.mark.slow
-def test_processes_stop_at_ctrl_c(tmp_path):
-    flags = [*GRID, "--epochs", "1", "1000"]
-    process = torchrun(tmp_path, LOCAL, flags, script=ROOT / "train_resnet.py")
-    while "after epoch 1," not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    code, out = finish(process)
-    assert code != 0
-    assert "interrupted: finished rows are kept" in out
-    assert {row["epochs"] for row in read(tmp_path / "results/resnet.csv")} == {"1"}
+    files = tmp_path.glob("node*/results/svm.csv")
+    rows = sorted((row["C"], row["gamma"]) for path in files for row in read(path))
+    assert rows == list(product(("0.1", "1.0"), ("0.01", "0.1", "auto", "scale")))

@@ -52,14 +52,6 @@ def test_every_setting_is_a_point_and_the_best_are_named(tmp_path):
     assert ">SVM 97.00<" not in picture
 
 
-def test_models_differ_in_colour_and_shape():
-    assert len(set(make_tables.SHAPES)) == len(make_tables.SHAPES)
-    light, dark = make_tables.STYLE.split("@media")
-    for scheme in (light, dark):
-        colours = re.findall(r"\.m\d { --c: (#\w+) }", scheme)
-        assert len(set(colours)) == len(colours) == len(make_tables.SHAPES)
-
-
 def test_there_is_no_picture_without_its_figures(tmp_path):
     resnet(tmp_path, training_flops=None, history=history(0.5))
     assert [drawn(tmp_path, kind) for kind in make_tables.PICTURES] == [None] * 3

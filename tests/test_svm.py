@@ -1,6 +1,5 @@
 """The solver of train_svm.py against libsvm, as scikit-learn's SVC runs it."""
 
-import time
 import warnings
 from itertools import combinations
 
@@ -10,7 +9,6 @@ import torch
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
-from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
@@ -223,19 +221,6 @@ def test_with_and_without_int8_the_machine_is_libsvms_and_the_same(digits, monke
     assert_same_machine(X, y, train_svm.inputs(digits.test, "gram"), **parameters)
 
 
-@pytest.mark.parametrize("gamma", ["scale", "auto", 0.01])
-def test_both_solvers_of_a_row_give_one_machine(small, gamma):
-    """On bytes and on pixels, whose 1/255 is in gamma."""
-    row, decisions = {"kernel": "poly", "C": 1.0, "gamma": gamma, "degree": 2, "coef0": 1.0}, []
-    for solver in ("gram", "sklearn"):
-        train, test = (train_svm.inputs(part, solver) for part in (small.train, small.test))
-        assert are_bytes(train) == (solver == "gram")
-        svm = train_svm.make_svm(row | {"solver": solver}, train, small.train.labels)
-        svm.set_params(decision_function_shape="ovo", tol=1e-6)
-        decisions.append(svm.fit(train, small.train.labels.numpy()).decision_function(test))
-    assert decisions[0] == pytest.approx(decisions[1], abs=1e-4)
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_machine_of_bytes_decides_about_any_numbers(digits, kernel):
     """Fractions, negative numbers and larger ones among the rows do not change the others'."""
@@ -266,13 +251,7 @@ def test_neither_scale_nor_shift_changes_the_accuracy(change):
     assert GramSVC().fit(X[:600], y[:600]).score(X[600:], y[600:]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("parameters", [{"degree": 1000}, {"coef0": 1e308}], ids=described)
-def test_kernel_values_that_are_not_finite_raise(parameters):
-    with pytest.raises(FloatingPointError, match="not finite"):
-        GramSVC(kernel="poly", **parameters).fit(*some_digits(300))
-
-
-def test_a_row_that_overflows_outside_the_first_working_set_raises_too():
+def test_a_row_that_overflows_outside_the_first_working_set_raises():
     """Its column makes the gradient inf - inf, which no comparison sees."""
     generator = np.random.default_rng(0)
     X = generator.normal(size=(1500, 5))
@@ -285,11 +264,9 @@ def test_a_row_that_overflows_outside_the_first_working_set_raises_too():
 def test_an_ill_conditioned_kernel_ends_with_a_solution_or_a_warning():
     generator = np.random.default_rng(0)
     X, y = generator.normal(loc=100, size=(100, 2)), generator.integers(2, size=100)
-    start = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         svm = GramSVC(kernel="poly").fit(X, y)
-    assert time.monotonic() - start < 60
     if not any(issubclass(each.category, ConvergenceWarning) for each in caught):
         (beta,), signs = our_betas(svm, 100), np.where(y == 0, 1.0, -1.0)
         assert violation(kernel_matrix(svm, X, X), beta, signs, 1.0) <= 1.001e-3
@@ -316,14 +293,6 @@ def test_parameters_and_their_defaults_are_scikit_learns():
     assert {name: theirs[name] for name in ours} == ours
 
 
-def test_a_grid_search_chooses_as_with_svc():
-    X, y = some_digits(400)
-    grid = {"C": [0.001, 0.1, 10.0]}
-    ours, theirs = (GridSearchCV(svm, grid, cv=3).fit(X, y) for svm in (GramSVC(), SVC()))
-    assert ours.best_params_ == theirs.best_params_
-    assert ours.best_score_ == pytest.approx(theirs.best_score_, abs=0.01)
-
-
 BAD_PARAMETERS = [
     {"C": 0}, {"C": -1}, {"C": np.nan}, {"C": "1"}, {"gamma": -1}, {"gamma": "wide"},
     {"gamma": None}, {"degree": -1}, {"tol": 0}, {"coef0": np.inf}, {"kernel": "gauss"},
@@ -338,14 +307,14 @@ def test_bad_parameters_are_refused_as_by_scikit_learn(parameters):
             svm.fit(*some_digits(60))
 
 
-@pytest.mark.parametrize("fitted", [False, True])
-def test_an_interrupted_fit_leaves_no_machine(monkeypatch, fitted):
+def test_an_interrupted_fit_leaves_no_machine(monkeypatch):
+    """Not even the former one."""
+
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    svm, (X, y) = GramSVC(), some_digits(100)
-    if fitted:
-        svm.fit(X, y)
+    X, y = some_digits(100)
+    svm = GramSVC().fit(X, y)
     monkeypatch.setattr(train_svm, "solve", interrupt)
     with pytest.raises(KeyboardInterrupt):
         svm.fit(X, y)

@@ -1,18 +1,15 @@
 """Tables: a pure function of rows, chosen on validation images, that the pages must agree with."""
 
 import base64
-import csv
-import os
 import re
-import shutil
-import subprocess
-import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL, python
 from rows import device, errors, history, outcome, resnet, seeded, svm, text
+from torch import optim
+from torchvision import models
 
 import common
 import make_tables
@@ -27,7 +24,8 @@ PLAIN = "".join(
 # --- what tables show ----------------------------------------------------------------------------
 
 
-def test_the_tables_of_some_rows(tmp_path):
+def test_the_tables_of_some_rows_whose_best_are_chosen_on_validation(tmp_path):
+    """A setting with a better test but a worse validation accuracy is not the best one."""
     resnet(tmp_path, epochs=3, val_accuracy=0.98, test_accuracy=0.99)
     resnet(tmp_path, epochs=5, val_accuracy=0.99, test_accuracy=0.97)
     resnet(tmp_path, arch="resnet50", train_time_ms=123_456.7)
@@ -50,25 +48,12 @@ def test_the_tables_of_some_rows(tmp_path):
         assert line in lines, line
 
 
-def test_choices_are_made_on_validation(tmp_path):
-    """A setting with a better test but a worse validation accuracy is not the best one."""
-    svm(tmp_path, C=1.0, val_accuracy=0.90, test_accuracy=0.80)
-    svm(tmp_path, C=0.1, val_accuracy=0.89, test_accuracy=0.99)
-    assert "| MNIST | **SVM** | **80.00 [" in text(tmp_path, "answer")
-
-
 def test_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     for seed, accuracy in enumerate((0.96, 0.97, 0.98)):
         resnet(tmp_path, **seeded(seed), test_accuracy=accuracy, train_time_ms=10.0 ** (seed + 4))
     assert "| 32 | Adam | 0.001 | 97.00 ± 1.00 (3) |" in text(tmp_path, "resnet")
     assert "over 3 seeds. Each seed draws" in text(tmp_path, "resnet")
     assert "| **97.00 ± 1.00** | 100 |" in text(tmp_path, "answer")  # the median, not the mean
-
-
-def test_a_deviation_is_at_least_what_the_number_of_images_leaves(tmp_path):
-    for seed in range(3):
-        resnet(tmp_path, **seeded(seed), test_accuracy=0.97)
-    assert "97.00 ± 0.14" in text(tmp_path, "resnet")  # sqrt(0.97 * 0.03 / 14,000)
 
 
 def test_models_are_chosen_on_all_seeds_of_their_best_settings(tmp_path):
@@ -135,11 +120,17 @@ def test_more_seeds_are_no_other_standard_of_proof(tmp_path):
 
 
 def test_trainings_of_more_epochs_have_a_table_of_their_own(tmp_path):
+    """The deviation of equal seeds is the one that 14,000 images leave: sqrt(p (1 - p) / n)."""
     for seed in range(2):
         resnet(tmp_path, **seeded(seed), epochs=5)
         resnet(tmp_path, **seeded(seed), epochs=20, val_accuracy=0.999, test_accuracy=0.98)
     assert "97.00 ± 0.14 (5)" in text(tmp_path, "resnet")
-    assert "20 epochs" not in text(tmp_path, "answer")
+    answer = text(tmp_path, "answer")
+    assert "| Adam, lr 0.001, batch 32, 5 epochs |" in answer
+    assert (
+        "- MNIST with more epochs: ResNet-18 reaches 98.00 % (Adam, lr 0.001, batch 32, 20 epochs;"
+        " 60.0 s). This differs from ResNet-18 above by +1.00 ["
+    ) in answer
     line = "| MNIST | ResNet-18 | 98.00 ± 0.12 | Adam, lr 0.001, batch 32, 20 epochs | 60.0 | 2 |"
     assert f"{line} +1.00 [" in text(tmp_path, "longer")
 
@@ -254,16 +245,13 @@ def test_unknown_names_are_shown_as_they_are(tmp_path, capsys):
 
 
 def test_a_new_network_and_optimizer_take_one_line(tmp_path, monkeypatch):
-    from torch import optim
-    from torchvision import models
-
     monkeypatch.setitem(train_resnet.ARCHITECTURES, "resnet101", models.resnet101)
     monkeypatch.setitem(
         train_resnet.OPTIMIZERS, "rmsprop", lambda parameters, lr, _: optim.RMSprop(parameters, lr)
     )
-    flags = ["--dataset", "digits", "--limit", "100", "--epochs", "1", "--bs", "70", "--device"]
-    flags += ["cpu", "--results-dir", str(tmp_path)]
-    assert train_resnet.main([*flags, "--arch", "resnet101", "--opt", "rmsprop"]) == 0
+    flags = [*SMALL, "--epochs", "1", "--bs", "70", "--device", "cpu", "--arch", "resnet101"]
+    flags += ["--opt", "rmsprop", "--results-dir", str(tmp_path)]
+    assert train_resnet.main(flags) == 0
     assert "resnet101" in text(tmp_path, "answer")
     assert "rmsprop, lr 0.001" in text(tmp_path, "answer")
 
@@ -339,25 +327,19 @@ def test_rows_of_several_folders_are_read_as_one_file(tmp_path):
     nodes = [tmp_path / f"node{number}" for number in range(3)]
     for seed, node in enumerate(nodes):
         resnet(node, **seeded(seed))
-        resnet(node, epochs=4, status="diverged", reason="only here", **seeded(0))
+        resnet(node, epochs=4, status="diverged", reason="shown once", **seeded(0))
+        if seed != 1:  # node1 has finished this one: that wins over failures before and after
+            resnet(node, epochs=2, status="out_of_memory", reason="made good", **seeded(0))
+    resnet(nodes[1], epochs=2, **seeded(0))
     assert outcome("--results-dir", *nodes) == 0
     page = (nodes[0] / "README.md").read_text()
     assert "over 3 seeds" in page
-    assert page.count("only here") == 1
+    assert page.count("shown once") == 1
+    assert "made good" not in page
     for number in range(3):
         assert f"node{number}/resnet.csv (SHA-256 " in page
     assert outcome("--results-dir", *nodes, "--check") == 0
     assert not (nodes[1] / "README.md").exists()
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_a_finished_row_wins_over_a_failed_one(tmp_path, order):
-    rows = [{}, {"status": "out_of_memory", "reason": "for some reason"}][::order]
-    nodes = [tmp_path / f"node{number}" for number in range(2)]
-    for node, values in zip(nodes, rows, strict=True):
-        resnet(node, **values)
-    results, _ = make_tables.load(nodes)
-    assert [row["status"] for row in results["resnet"]] == ["ok"]
 
 
 @pytest.mark.parametrize("column", ["split_id", "val_accuracy", "test_accuracy", "weights_sha256"])
@@ -389,6 +371,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
 
 
 def test_readme_is_filled_between_its_markers_and_checked(tmp_path, capsys):
+    """By eight writers at the same time, who leave whole pages."""
     readme, folder = tmp_path / "README.md", tmp_path / "results"
     readme.write_text(PLAIN)
     svm(folder)
@@ -396,7 +379,9 @@ def test_readme_is_filled_between_its_markers_and_checked(tmp_path, capsys):
     assert outcome(*flags, "--check") == 1
     assert readme.read_text() == PLAIN
     assert "README.md is stale" in capsys.readouterr().out
-    assert outcome(*flags) == 0
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: outcome(*flags), range(8))) == [0] * 8
+    assert not list(tmp_path.glob("**/*.tmp"))
     filled = readme.read_text()
     assert filled.startswith("text\n<!-- table: answer -->\n\n**The best setting of each model")
     assert "former" not in filled
@@ -407,7 +392,8 @@ def test_readme_is_filled_between_its_markers_and_checked(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["README.md", "accuracy-mnist.svg"])
-def test_one_changed_byte_of_a_page_or_picture_is_stale(tmp_path, capsys, name):
+def test_a_page_or_picture_is_stale_after_a_change_of_a_byte_or_a_row(tmp_path, capsys, name):
+    """Also of a cell that no table shows: the page holds digests of the rows."""
     svm(tmp_path)
     assert outcome("--results-dir", tmp_path) == 0
     path = tmp_path / name
@@ -415,7 +401,8 @@ def test_one_changed_byte_of_a_page_or_picture_is_stale(tmp_path, capsys, name):
     path.write_bytes(content[:-2] + b"?" + content[-1:])
     assert outcome("--results-dir", tmp_path, "--check") == 1
     assert f"{name} is stale" in capsys.readouterr().out
-    path.unlink()
+    assert outcome("--results-dir", tmp_path) == 0
+    svm(tmp_path, iterations=8)
     assert outcome("--results-dir", tmp_path, "--check") == 1
 
 
@@ -444,27 +431,6 @@ def test_the_page_beside_the_rows_is_not_taken_for_the_readme(tmp_path):
     assert (tmp_path / "README.md").read_text() == PLAIN
 
 
-def test_writers_at_the_same_time_leave_whole_pages(tmp_path):
-    readme, folder = tmp_path / "README.md", tmp_path / "results"
-    readme.write_text(PLAIN)
-    svm(folder)
-    flags = ["--results-dir", folder, "--readme", readme]
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda _: outcome(*flags), range(8))) == [0] * 8
-    assert outcome(*flags, "--check") == 0
-    assert not list(tmp_path.glob("**/*.tmp"))
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_full_disk_is_told_in_one_line(tmp_path):
-    svm(tmp_path)
-    command = [sys.executable, "make_tables.py", "--results-dir", tmp_path, "--table", "answer"]
-    with open("/dev/full", "w") as full:
-        run = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert run.returncode == 2
-    assert re.fullmatch(rb"error: .*No space left.*\n", run.stderr)
-
-
 def test_every_claim_has_its_rule_in_words_beside_the_rows():
     page = (ROOT / "results/README.md").read_text().split("### How the claims are judged")[1]
     rules = re.findall(r"^- (\d\w?'?): .{20}", page.split("\n## ")[0], re.MULTILINE)
@@ -475,35 +441,8 @@ def test_every_claim_has_its_rule_in_words_beside_the_rows():
 
 
 def test_the_committed_pages_and_pictures_are_what_the_rows_give():
-    run = subprocess.run([sys.executable, "make_tables.py", "--check"], cwd=ROOT,
-                         capture_output=True, text=True, check=False)  # fmt: skip
+    run = python("make_tables.py", "--check", cwd=ROOT)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
-
-
-def test_a_change_of_any_committed_row_is_stale(tmp_path, monkeypatch):
-    """Up to 12 cells of each file, in other rows and columns; the digests of the rows show it, so
-    the slower tables are left out here."""
-    monkeypatch.setattr(make_tables, "TABLES", {"rows": make_tables.TABLES["rows"]})
-    monkeypatch.setattr(make_tables, "PICTURES", {})
-    monkeypatch.setattr(make_tables, "answer", lambda study: [])
-    template = tmp_path / "template.md"
-    template.write_text("<!-- table: rows -->\n<!-- end: rows -->")
-    monkeypatch.setattr(make_tables, "TEMPLATE", template)
-    for path in (ROOT / "results").glob("*.csv"):
-        shutil.copy(path, tmp_path)
-    assert outcome("--results-dir", tmp_path) == 0
-    for path in sorted(tmp_path.glob("*.csv")):
-        with path.open(newline="") as file:
-            header, *rows = csv.reader(file)
-        for number in range(0, len(header), len(header) // 12 + 1):
-            changed = [list(line) for line in rows]
-            changed[number % len(rows)][number] += "1"
-            with path.open("w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([header, *changed])
-            assert outcome("--results-dir", tmp_path, "--check") != 0, (path.name, header[number])
-        with path.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    assert outcome("--results-dir", tmp_path, "--check") == 0
 
 
 def test_every_column_is_explained_beside_the_rows():
@@ -513,7 +452,7 @@ def test_every_column_is_explained_beside_the_rows():
     assert sorted(names) == sorted({name for each in common.COLUMNS.values() for name in each})
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere():
+def test_the_links_of_the_pages_lead_somewhere():
     for path in (ROOT / "README.md", ROOT / "results/README.md"):
         content = path.read_text()
         for link in re.findall(r"\]\(([^)]+)\)", content):
@@ -523,7 +462,6 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
                 assert target.exists(), link
                 heads = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE) if anchor else []
                 assert not anchor or anchor in [h.lower().replace(" ", "-") for h in heads], link
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 220
 
 
 def test_the_readmes_examples_in_python_run(tmp_path):
@@ -534,7 +472,6 @@ def test_the_readmes_examples_in_python_run(tmp_path):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(examples) == 2
     for example in examples:
-        run = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True,
-                             env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)  # fmt: skip
-        assert run.returncode == 0, run.stderr.decode()
-        assert run.stdout.startswith((b"tensor([", b"{'C'"))
+        run = python("-c", example, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.startswith(("tensor([", "{'C'"))

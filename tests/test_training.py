@@ -1,7 +1,7 @@
 """The training loop: it is the textbook's, repeatable, and the same at every precision."""
 
 import copy
-import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -68,15 +68,6 @@ def test_a_last_batch_of_one_image_joins_the_one_before():
     assert common.batch_sizes(49_000, 32)[-2:] == [32, 8]
 
 
-def test_resnet_overfits_64_images(small):
-    part = common.Part(small.train.images[:64], small.train.labels[:64])
-    model, optimizer = train_resnet.build(make_row(lr=0.002), small.scale)
-    list(common.fit(model, optimizer, part, small.val, epochs=[15], batch_size=16, seed=0))
-    loss, predictions = common.evaluate(model, part)
-    assert predictions.equal(part.labels)
-    assert loss < 0.1
-
-
 def test_losses_and_accuracies_are_means_over_images(small, monkeypatch):
     """Whatever batches they are summed over."""
     monkeypatch.setattr(common, "EVAL_BATCH", 6)
@@ -102,18 +93,13 @@ def test_amp_stays_close_to_float32(digits, precision):
 
 
 def test_in_float16_a_step_whose_scaled_gradients_overflow_is_skipped(small, monkeypatch):
-    """And the scale is halved."""
-    scalers, make = [], torch.amp.GradScaler
-    monkeypatch.setattr(
-        torch.amp, "GradScaler",
-        lambda *args, **options: scalers.append(make(*args, init_scale=2.0**120, **options))
-        or scalers[-1],
-    )  # fmt: skip
+    """With this scale, each of the five steps."""
+    scaler = partial(torch.amp.GradScaler, init_scale=2.0**120)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
     model = linear_model(small.scale, torch.float16)
     before = model.network[1].weight.clone()
     fit(model, train_resnet.OPTIMIZERS["sgd"](model.parameters(), 0.01, 0.9), small)
     assert model.network[1].weight.equal(before)
-    assert scalers[0].get_scale() == 2.0**115, "there are five steps"
 
 
 def test_resnet_in_bfloat16_gives_nearly_the_float32_logits(small):
@@ -135,11 +121,6 @@ def test_nested_epochs_are_separate_runs_and_weights_depend_on_the_seed_alone(sm
     for ours, alone in zip(both, train(1) + train(3), strict=True):
         for name in ("epochs", "weights_sha256", "test_errors", "val_accuracy", "training_flops"):
             assert ours[name] == alone[name]
-    assert [len(json.loads(row["history"])) for row in both] == [1, 3]
-    assert both[1]["training_flops"] == 3 * both[0]["training_flops"]
-    for row in both:
-        times = [epoch["train_time_ms"] for epoch in json.loads(row["history"])]
-        assert row["train_time_ms"] == pytest.approx(sum(times))
     (other,) = train(1, seed=1)
     assert other["weights_sha256"] != both[0]["weights_sha256"]
 
@@ -156,15 +137,10 @@ def test_initial_weights_are_torchvisions():
     assert ours["conv1.weight"].std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.1)
 
 
-def test_a_diverging_run_raises(small):
-    """Also one whose only training loss is finite, while the weights after it are not."""
-    for lr, batch_size, message in (
-        (1e20, 16, "epoch 1: training loss is (nan|inf)"),
-        (1e38, 70, "epoch 1: training loss is 2.*, validation loss nan"),
-    ):
-        model, optimizer = train_resnet.build(make_row(lr=lr), small.scale)
-        with pytest.raises(FloatingPointError, match=message):
-            fit(model, optimizer, small, epochs=3, batch_size=batch_size)
+def test_a_run_whose_training_loss_is_finite_but_not_the_weights_after_it_raises(small):
+    model, optimizer = train_resnet.build(make_row(lr=1e38), small.scale)
+    with pytest.raises(FloatingPointError, match=r"training loss is 2.*, validation loss nan"):
+        fit(model, optimizer, small, epochs=3, batch_size=70)
 
 
 def test_precision_follows_the_device_and_is_explained(monkeypatch):

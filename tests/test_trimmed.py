@@ -24,16 +24,6 @@ def taps_of(network) -> dict[str, tuple]:
     return {f"{name}.weight": m.taps for name, m in convolutions if isinstance(m, TrimmedConv2d)}
 
 
-@pytest.mark.parametrize("shape", [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)])
-def test_reachable_taps_are_those_that_meet_a_pixel(shape):
-    kernel, stride, padding = shape
-    for size in range(1, 40):
-        places = range((size + 2 * padding - kernel) // stride + 1)
-        pixels = [{place * stride - padding + tap for place in places} for tap in range(kernel)]
-        met = [tap for tap in range(kernel) if pixels[tap] & set(range(size))]
-        assert list(range(*train_resnet.reachable_taps(size, *shape))) == met
-
-
 @pytest.mark.parametrize(
     ("arch", "size"), [*((arch, 28) for arch in ARCHITECTURES), ("resnet18", 40), ("resnet18", 64)]
 )

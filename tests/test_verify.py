@@ -1,18 +1,16 @@
 """tests/verify.py: it finds what differs, and takes each row as it was run."""
 
-import csv
 import os
 import re
 
 import pytest
 import torch
 import verify
+from conftest import SMALL, assert_refused
 
 import common
 import train_resnet
 import train_svm
-
-SMALL = ["--dataset", "digits", "--limit", "100"]
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def recorded(tmp_path, monkeypatch, capsys):
     return tmp_path / "results/svm.csv"
 
 
-def test_the_same_rows_are_the_same_and_nothing_changes(recorded, capsys):
+def test_the_same_rows_are_the_same_and_what_differs_is_told_with_its_machine(recorded, capsys):
     before = recorded.read_bytes()
     assert verify.main(["svm", "9"]) == 0
     out = capsys.readouterr().out
@@ -32,16 +30,8 @@ def test_the_same_rows_are_the_same_and_nothing_changes(recorded, capsys):
     assert " was " not in out
     assert recorded.read_bytes() == before
     assert sorted(os.listdir(recorded.parent)) == [".lock", "svm.csv"]
-
-
-def test_what_differs_is_told_and_where_it_was_made(recorded, capsys):
-    with recorded.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows[0] |= {"support_vectors": "7", "torch": "1.0"}
-    with recorded.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    row = common.read_rows(recorded)[0]
+    common.save_row(recorded, row | {"support_vectors": 7, "torch": "1.0"})
     assert verify.main(["svm", "9"]) == 1
     out = capsys.readouterr().out
     assert out.count("differs in support_vectors\n") == 1
@@ -71,6 +61,4 @@ def test_a_resnet_is_trained_to_the_same_weights(tmp_path, monkeypatch, capsys):
 
 def test_without_rows_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        verify.main(["svm", "1"])
-    assert "no finished row" in capsys.readouterr().err
+    assert_refused(capsys, lambda: verify.main(["svm", "1"]), "no finished row")

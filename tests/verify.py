@@ -29,32 +29,22 @@ RESULTS = (
 FLAGS = {"optimizer": "opt", "batch_size": "bs"}  # where a flag is not named as its column
 
 
-def flags_of(row: dict, name: str) -> list[str]:
-    """The flags that make a row."""
-    values = {column: row[column] for column in common.key_columns(name)}
-    amp = values.pop("amp", "true")
-    values.pop("precision", None)  # follows from the device and amp
-    return [
-        f"--{FLAGS.get(column, column).replace('_', '-')}={value}"
-        for column, value in values.items()
-        if value not in (None, "n/a")
-    ] + (["--no-amp"] if amp == "false" else [])
-
-
 def run_again(row: dict, name: str, data_dir: Path) -> dict:
     """The row that the same flags give now."""
+    flags = ["--no-amp"] if row.get("amp") == "false" else []
+    for column in common.key_columns(name):  # precision follows from the device and amp
+        if row[column] not in (None, "n/a") and column not in ("amp", "precision"):
+            flag = FLAGS.get(column, column).replace("_", "-")
+            flags.append(f"--{flag}={row[column]}")
     torch.set_num_threads(row["threads"])
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*flags_of(row, name), f"--results-dir={folder}", f"--data-dir={data_dir}"]
-        SCRIPTS[name].main(flags)
+        SCRIPTS[name].main([*flags, f"--results-dir={folder}", f"--data-dir={data_dir}"])
         (now,) = common.read_rows(Path(folder) / f"{name}.csv")
     return now
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=common.HelpFormatter)
     parser.add_argument("file", choices=SCRIPTS)
     parser.add_argument("count", type=common.number(int, low=1))
     parser.add_argument("--seed", type=int, default=0, help="of the choice of rows")
@@ -69,8 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen, same = random.Random(args.seed).sample(rows, min(args.count, len(rows))), 0
     for row in chosen:
         now = run_again(row, args.file, args.data_dir)
-        compared = [column for column in RESULTS if row.get(column) is not None]
-        results = [column for column in compared if row[column] != now[column]]
+        results = [name for name in RESULTS if row.get(name) not in (None, now.get(name))]
         same += not results
         print(f"{common.label(row)}: {'differs in ' + ', '.join(results) if results else 'same'}")
         for column in common.ENVIRONMENT[:-1]:
