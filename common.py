@@ -185,29 +185,30 @@ def sha256(*tensors: Tensor) -> str:
 
 @cache
 def device_problem(name: str) -> str | None:
-    """Why a device (cpu, cuda or mps) cannot be used; None if it can.
+    """Why a device (cpu or cuda) cannot be used; None if it can.
 
     Each of torchrun's processes takes a GPU of its own, before anything else touches CUDA. An old
     card is listed although its first operation dies, so one is run."""
-    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if name in present and not present[name]():
-        return f"PyTorch sees no {name} device on this machine"
+    if name == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA GPU"
     try:
-        if name == "cuda":
-            local_rank = int(os.environ.get("LOCAL_RANK", 0))
-            torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
         torch.ones(1, device=name).add(1).item()
     except RuntimeError as error:
-        return f"PyTorch cannot use the {name} device: {first_line(error)}"
+        return f"PyTorch cannot use the GPU: {first_line(error)}"
 
 
 def pick_device(name: str) -> torch.device:
-    """The device; auto is the first usable one of cuda, mps and cpu. Exits 2 if it is unusable."""
+    """The device; auto is a GPU if one can be used, else the CPU. Exits 2 if it is unusable."""
+    problem = device_problem("cuda" if name == "auto" else name)
     if name == "auto":
-        if torch.cuda.is_available() and device_problem("cuda"):
-            say_once(f"{device_problem('cuda')}; another device is used")
-        name = next(each for each in ("cuda", "mps", "cpu") if not device_problem(each))
-    if problem := device_problem(name):
+        if problem and torch.cuda.is_available():
+            say_once(f"{problem}; the CPU is used")
+        name = "cpu" if problem else "cuda"
+    elif problem:
         fail(f"--device {name}: {problem}; use --device cpu")
     return torch.device(name)
 
@@ -221,13 +222,11 @@ def pick_precision(device: torch.device, amp: bool) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "GPU with native bf16"
         return torch.float16, "GPU without native bf16: fp16 with GradScaler"
-    if device.type == "cpu":
-        if torch.cpu._is_amx_tile_supported():
-            return torch.bfloat16, "CPU with AMX"
-        if torch.cpu._is_avx512_bf16_supported():
-            return torch.bfloat16, "CPU with AVX512_BF16"
-        return torch.float32, "CPU without bf16 instructions"
-    return torch.float32, f"AMP is not used on {device.type}"
+    if torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16, "CPU with AMX"
+    if torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16, "CPU with AVX512_BF16"
+    return torch.float32, "CPU without bf16 instructions"
 
 
 @cache
@@ -247,8 +246,8 @@ def device_name(device: torch.device) -> str:
 
 def synchronized_time(device: torch.device) -> float:
     """Seconds, read once the device has finished all work that was given to it."""
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 

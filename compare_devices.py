@@ -64,7 +64,7 @@ def measure(rows: list[dict], args) -> Iterator[dict]:
 def parse_args(argv: list[str] | None = None):
     parser = train_resnet.make_parser(__doc__)
     # fmt: off
-    parser.add_argument("--device", nargs="+", choices=["cpu", "cuda", "mps"],
+    parser.add_argument("--device", nargs="+", choices=["cpu", "cuda"],
                         default=["cpu", "cuda"], help="those that are not there are skipped")
     parser.add_argument("--repeats", type=common.number(int, low=1), default=5, metavar="N",
                         help=f"windows of {STEPS} training steps that are timed")

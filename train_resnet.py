@@ -302,8 +302,8 @@ def parse_args(argv: list[str] | None = None):
     # fmt: off
     parser.add_argument("--pin-memory", nargs="+", choices=["true", "false"], default=["true"],
                         help="a factor: copy batches to a GPU from page-locked memory")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
-                        help="auto is the first usable one of cuda, mps and cpu")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
+                        help="auto is a GPU if one can be used, else the CPU")
     parser.add_argument("--save-model", type=Path, metavar="DIR",
                         help="write the weights of each row")
     # fmt: on
