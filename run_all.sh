@@ -60,9 +60,8 @@ cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) #
 memory=$(awk '/MemAvailable/ {print int($2 / 2^21)}' /proc/meminfo 2>/dev/null || true) # 2 GiB each
 [ "${memory:-$cores}" -ge "$cores" ] || cores=$((memory > 1 ? memory : 1))
 gpus=0
-if command -v nvidia-smi >/dev/null || [ "$(uname)" = Darwin ]; then # those that PyTorch may use
-    gpus=$("$python" -c 'import torch
-print(torch.cuda.device_count() or int(torch.backends.mps.is_available()))')
+if command -v nvidia-smi >/dev/null; then # those that PyTorch may use
+    gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
 fi
 
 # torchrun, without its report of what the scripts have said already.
@@ -105,32 +104,59 @@ run() { # so many processes of a script; exit code 1, as of a failed run, does n
     [ "$code" -eq 0 ] || failed=1
 }
 
-stages() {
-    run "${processes:-$cores}" train_svm.py "${svm[@]}" "${flags[@]}"
-    run "${processes:-$((gpus ? gpus : cores))}" train_resnet.py "${resnet[@]}" "${flags[@]}"
-    run "${processes:-$((gpus ? gpus : cores))}" compare_devices.py "${devices[@]}" "${flags[@]}"
-}
+svm() { run "${processes:-$cores}" train_svm.py "$@" "${flags[@]}"; }
+resnet() { run "${processes:-$((gpus ? gpus : cores))}" train_resnet.py "$@" "${flags[@]}"; }
+devices() { run "${processes:-$((gpus ? gpus : cores))}" compare_devices.py "$@" "${flags[@]}"; }
 
 # --- stages --------------------------------------------------------------------------------------
 
-svm=(--dataset mnist fashion --C 0.1 1 10)
-resnet=(--dataset mnist fashion --arch resnet18 resnet50 --opt sgd adam --lr 1e-3 1e-4 --bs 16 32
-    --epochs 3 5 --pin-memory true false)
-devices=(--dataset fashion)
+both=(--dataset mnist fashion)
+grid=(--opt sgd adam --lr 1e-3 1e-4 --bs 16 32 --epochs 3 5)
+mnist18=(--dataset mnist --arch resnet18 --opt sgd --lr 1e-3 --bs 32)
+mnist50=(--dataset mnist --arch resnet50 --opt sgd --lr 1e-3 --bs 16)
+fashion18=(--dataset fashion --arch resnet18 --opt adam --lr 1e-3 --bs 16)
+fashion50=(--dataset fashion --arch resnet50 --opt adam --lr 1e-4 --bs 16)
+
+stages() { # every row of results/, the assignment's first
+    svm "${both[@]}" --seed 0 1 2 --C 0.1 1 10
+    resnet "${both[@]}" --arch resnet18 resnet50 "${grid[@]}" --pin-memory true false
+    devices --dataset fashion
+    # The grid goes on until the best SVM has neighbours on all sides.
+    svm "${both[@]}" --seed 0 1 2 --kernel rbf --C 1 10 30 100 --gamma scale 0.01 0.02 0.05
+    # scikit-learn's solver at the best settings.
+    svm "${both[@]}" --solver sklearn --kernel rbf --C 10 --gamma scale
+    # Two more seeds of everything, then two more of the best settings.
+    resnet "${both[@]}" --seed 1 2 --arch resnet18 resnet50 "${grid[@]}"
+    svm "${both[@]}" --seed 3 4 --kernel rbf --C 10 --gamma scale
+    resnet "${mnist18[@]}" --epochs 3 5 --seed 3 4
+    resnet "${fashion18[@]}" --epochs 3 5 --seed 3 4
+    resnet "${mnist50[@]}" --epochs 3 5 --seed 3 4
+    resnet "${fashion50[@]}" --epochs 3 5 --seed 3 4
+    # What more epochs buy.
+    resnet "${mnist18[@]}" --epochs 10 20 --seed 0 1 2
+    resnet "${fashion18[@]}" --epochs 10 20 --seed 0 1 2
+    resnet "${mnist50[@]}" --epochs 10 20
+    resnet "${fashion50[@]}" --epochs 10 20
+}
+
 flags=(--results-dir "$results")
 case "$mode" in
     dry-run)
         flags+=(--dry-run)
-        stages | awk '/^processes: / { count = $2; next } { print }
+        stages | awk '/^processes: / { count = $2; next }
             match($0, /\([0-9]+ s\)/) { sum += substr($0, RSTART + 1) / count }
+            ! / 0 of |, precision / # nothing of a stage that is done
             END { printf "about %.1f hours\n", sum / 3600 }'
         exit
         ;;
     quick)
         [ "$results" != results ] || results=results/quick
         flags=(--dataset digits --results-dir "$results" --force)
-        svm=(--kernel poly rbf) devices=(--arch resnet18 --epochs 1 --repeats 3)
-        resnet=(--arch resnet18 resnet50 --opt sgd adam --epochs 1 2)
+        stages() {
+            svm --kernel poly rbf
+            resnet --arch resnet18 resnet50 --opt sgd adam --epochs 1 2
+            devices --arch resnet18 --epochs 1 --repeats 3
+        }
         ;;
 esac
 stages
