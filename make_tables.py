@@ -36,7 +36,6 @@ import train_resnet
 NAMES = {  # as tables show them; any other name is shown as it is
     "mnist": "MNIST", "fashion": "FashionMNIST", "resnet18": "ResNet-18", "resnet34": "ResNet-34",
     "resnet50": "ResNet-50", "sgd": "SGD", "adam": "Adam", "cpu": "CPU", "cuda": "GPU",
-    "mps": "Apple GPU",
 }  # fmt: skip
 CLOTHES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat",
@@ -335,6 +334,11 @@ class Difference:
     def p_text(self) -> str:
         return f"p = {self.p:.3f}" if self.p >= 0.001 else "p < 0.001"
 
+    def basis(self) -> str:
+        """p, and what the difference holds for."""
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "these two trained models"
+        return f"{self.p_text()}, {seeds}"
+
     def __str__(self) -> str:
         low, high = (100 * end for end in self.interval())
         return f"{100 * self.size:+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -547,7 +551,7 @@ def answer(study: Study) -> Iterator[str]:
     title = f"The best setting of each model within {EPOCHS} epochs, chosen on validation images"
     yield table(title, names, lines)
     if used:
-        yield "\n".join([*sentences, *solver_costs(study)])
+        yield "\n".join([*sentences, *more_epochs(study), *solver_costs(study)])
         yield from shown(study, "accuracy")
         note = (
             "Differences are over the seeds that both models have, each with its own 95 % interval."
@@ -573,9 +577,8 @@ def winner(bests: dict[str, Setting], gaps: dict) -> str:
     parts = {1: [], 0: [], -1: []}
     for other in others:
         if gap := gaps[first.dataset, first.model, other.model]:
-            seeds = count(gap.seeds, "seed") if gap.seeds > 1 else "these two trained models"
             size = str(gap).replace("+", "")
-            parts[gap.sign()].append(f"{the(other.model)} ({size} points, {gap.p_text()}, {seeds})")
+            parts[gap.sign()].append(f"{the(other.model)} ({size} points, {gap.basis()})")
     text = f"**{show(first.dataset)}: {the(first.model)} is best with {100 * first.mean():.2f} %"
     text += ", but no lead is significant.**" if parts[0] and not parts[1] else ".**"
     starts = {1: "It beats", 0: "It does not significantly beat", -1: "On test images it is behind"}
@@ -596,6 +599,19 @@ def costs(bests: dict[str, Setting]) -> str:
         return ""
     name, seconds = the(fastest.model), short(fastest.median("train_ms") / 1e3)
     return f" {name[0].upper()}{name[1:]} trains in {seconds} s, {listed(parts)}."
+
+
+def more_epochs(study: Study) -> Iterator[str]:
+    """What the best of the longer trainings gains over the best within EPOCHS."""
+    pairs = [(most_accurate(found), study.best(name)) for name, found in study.longer.items()]
+    for (longer, best), gap in zip(pairs, compare_all(pairs), strict=True):
+        if gap:
+            seconds = short(longer.median("train_ms") / 1e3)
+            yield (
+                f"- {show(longer.dataset)} with more epochs: {the(longer.model)} reaches"
+                f" {100 * longer.mean():.2f} % ({longer}; {seconds} s). This differs from"
+                f" {the(best.model)} above by {gap} points ({gap.basis()})."
+            )
 
 
 def with_solver(study: Study, setting: Setting, solver: str) -> Setting | None:
