@@ -336,7 +336,7 @@ class Difference:
 
     def basis(self) -> str:
         """p, and what the difference holds for."""
-        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "these two trained models"
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "one run each"
         return f"{self.p_text()}, {seeds}"
 
     def __str__(self) -> str:
@@ -470,10 +470,10 @@ def count(number: float, noun: str) -> str:
     return f"{show(number)} {noun}" if number == 1 else f"{show(number)} {noun}s"
 
 
-def listed(words: Iterable[str], joint: str = "and") -> str:
+def listed(words: Iterable[str]) -> str:
     """a, b and c."""
     *most, last = words
-    return f"{', '.join(most)} {joint} {last}" if most else last
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def span(values: list, form: Callable = show) -> str:
@@ -516,17 +516,18 @@ def notes_on(settings: list[Setting]) -> str:
     seeds, notes = {len(each.runs) for each in settings}, []
     if several := seeds - {1}:
         notes.append(
-            f"± is the standard deviation over {span(several)} seeds. Each seed draws its own"
-            " split, initial weights and batch order. If the limited number of test images alone"
-            " gives a larger deviation, ± shows that one."
+            f"± is the standard deviation over {span(several)} seeds, or the one that the number of"
+            " test images leaves, if that is larger. Each seed draws its own split, initial"
+            " weights and batch order."
         )
     if 1 in seeds:
-        notes.append("Brackets hold the 95 % Wilson interval of a single run.")
+        notes.append("In tables, brackets hold the 95 % Wilson interval of a single run.")
     for sizes in groups(rows, ("n_train", "n_val", "n_test")):
         text = " / ".join(f"{size:,.0f}" for size in sizes)
         notes.append(f"Images: {text} to train / validate / test.")
-    for name, threads, version in groups(rows, ("device_name", "threads", "torch")):
-        notes.append(f"Hardware: {name}, {count(threads, 'thread')}, torch {version}.")
+    for kind, name, *others in groups(rows, ("device", "device_name", "threads", "torch")):
+        threads, version = others
+        notes.append(f"Hardware: {show(kind)} {name}, {count(threads, 'thread')}, torch {version}.")
     return " ".join(notes)
 
 
@@ -535,7 +536,8 @@ def notes_on(settings: list[Setting]) -> str:
 
 def answer(study: Study) -> Iterator[str]:
     """The best setting of each model, who wins, by how much and at what cost, and the picture."""
-    names = ["Data set", "Model", "Test accuracy (%)", "Training (s)", "Testing (s)", "Setting"]
+    names = ["Data set", "Model", "Test accuracy (%)", "Training (s)", "Testing (s)", "Seeds"]
+    names += ["Setting"]
     gaps, lines, used, sentences = headline(study), [], [], []
     for dataset in study.settings:
         bests = study.bests(dataset)
@@ -546,18 +548,21 @@ def answer(study: Study) -> Iterator[str]:
             lines.append(line)
             used.append(setting)
         lacking = [model for model in MODELS if model not in bests]
-        lines += [[show(dataset), model, *[MISSING] * 3, ""] for model in lacking]
+        lines += [[show(dataset), model, *[MISSING] * 3, "", ""] for model in lacking]
         sentences += [f"- {winner(bests, gaps)}{costs(bests)}"] if bests else []
-    title = f"The best setting of each model within {EPOCHS} epochs, chosen on validation images"
+    title = "The best setting of each model, chosen on validation images"
+    title += f" (ResNets: at most {EPOCHS} epochs)"
     yield table(title, names, lines)
     if used:
         yield "\n".join([*sentences, *more_epochs(study), *solver_costs(study)])
         yield from shown(study, "accuracy")
         note = (
-            "Differences are over the seeds that both models have, each with its own 95 % interval."
+            "A difference is over the seeds that both models have, so it can differ from that of"
+            " the table. Its brackets hold its own 95 % interval, while p is adjusted for all"
+            f" {len(gaps)} comparisons (Holm): p can be above 0.05 although 0 is outside."
+            " [The tests](./README.md#statistics) allow for overlapping splits. Times are medians"
+            " over seeds."
         )
-        note += f" p is adjusted for all {len(gaps)} comparisons (Holm), so an interval can leave"
-        note += " out 0 while p is above 0.05. Times are medians over seeds."
         yield f"{note} {notes_on(used)}"
 
 
@@ -579,11 +584,12 @@ def winner(bests: dict[str, Setting], gaps: dict) -> str:
         if gap := gaps[first.dataset, first.model, other.model]:
             size = str(gap).replace("+", "")
             parts[gap.sign()].append(f"{the(other.model)} ({size} points, {gap.basis()})")
-    text = f"**{show(first.dataset)}: {the(first.model)} is best with {100 * first.mean():.2f} %"
-    text += ", but no lead is significant.**" if parts[0] and not parts[1] else ".**"
-    starts = {1: "It beats", 0: "It does not significantly beat", -1: "On test images it is behind"}
+    text = f"**{show(first.dataset)}: {the(first.model)} leads with {100 * first.mean():.2f} %"
+    text += ", but not significantly.**" if parts[0] and not parts[1] else ".**"
+    starts = {1: "It beats", 0: "Its lead over", -1: "On test images it is behind"}
     for sign, others in parts.items():
-        text += f" {starts[sign]} {listed(others, 'and' if sign else 'or')}." if others else ""
+        end = "" if sign else " is not significant"
+        text += f" {starts[sign]} {listed(others)}{end}." if others else ""
     return text
 
 
@@ -623,16 +629,19 @@ def with_solver(study: Study, setting: Setting, solver: str) -> Setting | None:
 
 def solver_costs(study: Study) -> Iterator[str]:
     """How long scikit-learn's solver takes, for the settings that were timed with both."""
-    ratios = []
+    ratios, bests = [], []
     for setting in [each for name in study.settings for each in study.of(name, "SVM")]:
         ours, theirs = (with_solver(study, setting, name) for name in ("gram", "sklearn"))
         if ours and theirs and same_machine(ours, theirs):
             ratios.append(ratio(theirs, ours, "train_ms"))
+            if setting is study.best(setting.dataset, "SVM"):
+                seconds = short(theirs.median("train_ms") / 1e3)
+                bests.append(f"{seconds} s for the best on {show(setting.dataset)}")
     if ratios:
-        yield (
-            f"- The SVMs use this repository's solver. scikit-learn's takes {span(ratios, times)}"
-            f" times as long to train, in {count(len(ratios), 'setting')} timed with both."
-        )
+        text = "- The SVMs use this repository's solver. scikit-learn's takes"
+        text += f" {span(ratios, times)} times as long to train, in"
+        text += f" {count(len(ratios), 'setting')} timed with both"
+        yield f"{text}: {listed(bests)}." if bests else f"{text}."
 
 
 # --- claims --------------------------------------------------------------------------------------
