@@ -525,8 +525,7 @@ def notes_on(settings: list[Setting]) -> str:
     for sizes in groups(rows, ("n_train", "n_val", "n_test")):
         text = " / ".join(f"{size:,.0f}" for size in sizes)
         notes.append(f"Images: {text} to train / validate / test.")
-    for kind, name, *others in groups(rows, ("device", "device_name", "threads", "torch")):
-        threads, version = others
+    for kind, name, threads, version in groups(rows, (*MACHINE, "torch")):
         notes.append(f"Hardware: {show(kind)} {name}, {count(threads, 'thread')}, torch {version}.")
     return " ".join(notes)
 
@@ -557,11 +556,11 @@ def answer(study: Study) -> Iterator[str]:
         yield "\n".join([*sentences, *more_epochs(study), *solver_costs(study)])
         yield from shown(study, "accuracy")
         note = (
-            "A difference is over the seeds that both models have, so it can differ from that of"
-            " the table. Its brackets hold its own 95 % interval, while p is adjusted for all"
-            f" {len(gaps)} comparisons (Holm): p can be above 0.05 although 0 is outside."
-            " [The tests](./README.md#statistics) allow for overlapping splits. Times are medians"
-            " over seeds."
+            "Two models are compared on the seeds that both have, so a difference can deviate from"
+            " the table. Its brackets hold the 95 % interval of this comparison alone. p is"
+            f" adjusted for all {len(gaps)} comparisons (Holm), so it can be above 0.05 although 0"
+            " is outside the brackets. [The tests](./README.md#statistics) allow for overlapping"
+            " splits. Times are medians over seeds."
         )
         yield f"{note} {notes_on(used)}"
 

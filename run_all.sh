@@ -117,7 +117,8 @@ mnist50=(--dataset mnist --arch resnet50 --opt sgd --lr 1e-3 --bs 16)
 fashion18=(--dataset fashion --arch resnet18 --opt adam --lr 1e-3 --bs 16)
 fashion50=(--dataset fashion --arch resnet50 --opt adam --lr 1e-4 --bs 16)
 
-stages() { # every row of results/, the assignment's first
+# The assignment's rows come first. results/ has a few more, of SVMs that led before the grid grew.
+stages() {
     svm "${both[@]}" --seed 0 1 2 --C 0.1 1 10
     resnet "${both[@]}" --arch resnet18 resnet50 "${grid[@]}" --pin-memory true false
     devices --dataset fashion

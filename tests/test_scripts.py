@@ -414,6 +414,8 @@ def test_a_signal_to_run_all_alone_stops_the_python_processes_too(tmp_path, name
     process = subprocess.Popen(
         ["bash", tmp_path / "run_all.sh", "--processes", processes], stderr=subprocess.DEVNULL,
         start_new_session=True, env=WITH_PYTHON,
+        # A shell that runs the tests in the background ignores SIGINT, and bash would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while len(list(tmp_path.glob("pid-*"))) < int(processes):
         assert process.poll() is None
