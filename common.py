@@ -55,19 +55,12 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def say(message: str) -> None:
-    """Print a line at once, so that logs can be followed."""
-    print(message, flush=True)
-
-
-def is_first() -> bool:
-    """Whether this is torchrun's first process, or the only one."""
-    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
+say = partial(print, flush=True)  # at once, so that logs can be followed
 
 
 def say_once(message: str) -> None:
-    """Print a line in one process only."""
-    if is_first():
+    """Print a line in torchrun's first process, or in the only one."""
+    if not dist.is_torchelastic_launched() or os.environ["RANK"] == "0":
         say(message)
 
 
@@ -383,22 +376,25 @@ def fit(
         order = torch.randperm(len(train.labels), generator=generator)
         if number <= len(history):  # trained before: only its order had to be drawn
             continue
-        start = synchronized_time(device)
+        name, start = f"{label} epoch {number}/{max(epochs)}", synchronized_time(device)
         train_loss, train_accuracy = train_epoch(
-            model, optimizer, scaler, train, order, batch_size, pin_memory=pin_memory,
-            label=f"{label} epoch {number}/{max(epochs)}",
-        )  # fmt: skip
+            model, optimizer, scaler, train, order, batch_size, pin_memory=pin_memory, label=name
+        )
         seconds = synchronized_time(device) - start
         val_loss, predictions = evaluate(model, val)
         if not math.isfinite(train_loss + val_loss):
             raise FloatingPointError(
                 f"epoch {number}: training loss is {train_loss}, validation loss {val_loss}"
             )
+        val_accuracy = accuracy(predictions, val.labels)
         history.append({
             "number": number, "train_loss": train_loss, "train_accuracy": train_accuracy,
-            "val_loss": val_loss, "val_accuracy": accuracy(predictions, val.labels),
-            "train_time_ms": 1e3 * seconds,
+            "val_loss": val_loss, "val_accuracy": val_accuracy, "train_time_ms": 1e3 * seconds,
         })  # fmt: skip
+        say(
+            f"{name}: train loss {train_loss:.4f}, accuracy {train_accuracy:.4f}; val loss"
+            f" {val_loss:.4f}, accuracy {val_accuracy:.4f}; {format_duration(seconds)}"
+        )
         yield history
         # The caller has saved this epoch's row: a resumed training continues with the next one.
         unsaved += seconds
@@ -449,7 +445,7 @@ def key_columns(name: str) -> tuple[str, ...]:
 
 def key_of(path: Path, row: dict) -> tuple:
     """A row's values in the key columns of its file; 1e-2 and 0.01 are equal."""
-    return tuple(row[name] for name in key_columns(path.stem))
+    return tuple(row.get(name) for name in key_columns(path.stem))
 
 
 def environment(device: torch.device) -> dict:
@@ -528,28 +524,15 @@ def write_file(path: Path, content: bytes) -> None:
 
 def parse_cell(name: str, text: str, required: bool):
     """A cell's value: a text, a number, or None if it is empty. Raises ValueError."""
-    if name in TEXT or not (text or required):
+    if name in TEXT or not (text or required) or (name == "gamma" and text in ("scale", "auto")):
         return text or None
-    if name == "gamma" and text in ("scale", "auto"):
-        return text
-    value = int(text) if text.isdecimal() else float(text)
     low = 1e-30 if name.endswith(("_ms", "_flops")) or name.startswith("n_") else 0
-    if not low <= value <= (1 if name.endswith("accuracy") else 1e30):  # nan is not, either
-        raise ValueError
-    return value
-
-
-def parse_row(where: str, cells: dict[str, str]) -> dict:
-    """The values of a line's cells; exits 2 if one is no value of its column."""
-    row = {}
-    for name, text in cells.items():
-        # A finished row has all columns after its status.
-        required = row.get("status") == "ok" and name not in OPTIONAL
-        try:
-            row[name] = parse_cell(name, text, required)
-        except ValueError:
-            fail(f"{where}: {name} is {text!r:.80}; mend the cell or remove the line")
-    return row
+    high = 1 if name.endswith("accuracy") else 1e30
+    with contextlib.suppress(ValueError):
+        value = int(text) if text.isdecimal() else float(text)
+        if low <= value <= high:  # nan is not
+            return value
+    raise ValueError(f"{name} is {text!r:.80}")
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -557,35 +540,38 @@ def read_rows(path: Path) -> list[dict]:
 
     What a spreadsheet rewrites without loss (70.0, 1E-02, CR line ends, blank lines) is accepted;
     else this exits 2 and names file, line, column and value."""
-    columns = COLUMNS[path.stem]
+    columns, rows = COLUMNS[path.stem], []
     csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
-        lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
-        header, rows = next(lines, columns), []
-        if tuple(header) != columns:
-            odd = ", ".join(sorted(set(header) ^ set(columns))) or "their order"
-            fail(
-                f"{path} has other columns than this version writes ({odd:.200}); move it away or"
-                " use another --results-dir"
-            )
-        for cells in filter(None, lines):
-            where = f"{path}, line {lines.line_num}"
-            if len(cells) != len(columns):
-                fail(f"{where}: {len(cells)} cells instead of {len(columns)}; mend or remove it")
-            rows.append(parse_row(where, dict(zip(columns, cells, strict=True))))
-        return rows
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         fail(f"cannot read {path}: {error}; mend it or use another --results-dir")
+    lines = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        names = tuple(lines.fieldnames or columns)
+        if names != columns:
+            odd = ", ".join(sorted(set(names) ^ set(columns))) or "their order"
+            raise ValueError(f"other columns than this version writes ({odd:.200})")
+        for cells in lines:
+            if None in cells or None in cells.values():
+                raise ValueError(f"there are not {len(columns)} cells")
+            row = {}
+            for name, text in cells.items():
+                # A finished row has all columns after its status.
+                required = row.get("status") == "ok" and name not in OPTIONAL
+                row[name] = parse_cell(name, text, required)
+            rows.append(row)
+    except (ValueError, csv.Error) as error:
+        where = f"{path}, line {lines.line_num}"
+        fail(f"{where}: {error}; mend or remove it, or use another --results-dir")
+    return rows
 
 
 def save_row(path: Path, row: dict) -> None:
     """Put a row into its file, in place of those with its key; a failed row replaces no finished
     one. The file is replaced in one step under a lock, so that no row is torn, doubled or lost."""
-    if unknown := set(row) - set(COLUMNS[path.stem]):
-        raise ValueError(f"no such columns: {unknown}")
-    row = dict.fromkeys(COLUMNS[path.stem]) | row
     with FileLock(path.parent / ".lock", poll_interval=0.01):
         remove_temporaries(path)
         rows = read_rows(path)
@@ -593,7 +579,7 @@ def save_row(path: Path, row: dict) -> None:
         if row["status"] != "ok" and any(old["status"] == "ok" for old in same):
             return
         text = io.StringIO()
-        writer = csv.DictWriter(text, row, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS[path.stem], lineterminator="\n")
         writer.writeheader()
         writer.writerows([*(old for old in rows if old not in same), row])
         write_file(path, text.getvalue().encode())
@@ -617,15 +603,16 @@ def run_grid(
     def left(job: list[dict]) -> list[dict]:
         return [row for row in job if args.force or again(row) or key(row) not in finished]
 
-    total, number_left = (sum(map(len, rows)) for rows in (jobs, map(left, jobs)))
-    say_once(f"{path}: {number_left} of {total} {'row' if total == 1 else 'rows'} to run")
-    if args.dry_run and is_first():
+    rows = [row for job in jobs for row in job]
+    say_once(f"{path}: {len(left(rows))} of {len(rows)} {'rows' if rows[1:] else 'row'} to run")
+    if args.dry_run:
         list_jobs(filter(None, map(left, jobs)), seconds)
-    if args.dry_run or not number_left:
+    if args.dry_run or not left(rows):
         return 0
     store, counter = begin(path.parent)
-    for each in set() if args.force else finished:  # for nodes that do not share this folder
-        store.set(str(each), "ok")
+    for row in rows:
+        if not left([row]):  # nodes that do not share this folder learn of it
+            store.set(str(key(row)), "ok")
     failures = 0
     while (number := store.add(counter, 1)) <= len(jobs):
         if args.fail_fast and store.add("failures", 0):
@@ -633,7 +620,7 @@ def run_grid(
         if job := left(jobs[number - 1]):
             finished |= finished_keys(path)  # another command may have finished it meanwhile
             # A restart by torchrun repeats neither what is done nor a failure; a new command does.
-            job = [row for row in left(job) if again(row) or not store.check([str(key(row))])]
+            job = [row for row in left(job) if not store.check([str(key(row))])]
         if job:
             say(f"[{number}/{len(jobs)}] {label(job[0])}")
             failures += run_job(path, job, run(job), store)
@@ -654,9 +641,9 @@ def list_jobs(jobs: Iterable[list[dict]], seconds: Callable) -> None:
     for job in jobs:
         estimate = seconds(job)
         total += estimate
-        say(f"  {label(job[0])}: about {format_duration(estimate)}")
+        say_once(f"  {label(job[0])}: about {format_duration(estimate)}")
     if total:
-        say(f"  in all about {format_duration(total)} ({total:.0f} s) of one process")
+        say_once(f"  in all about {format_duration(total)} ({total:.0f} s) of one process")
 
 
 def begin(folder: Path) -> tuple[dist.Store, str]:
@@ -682,7 +669,9 @@ def check_writable(folder: Path, flag: str) -> None:
         fail(f"{flag} {folder}: {error.strerror}; use a folder that can be written to")
 
 
-ALLOCATION = re.compile("allocate|out of memory|not enough memory|could not create a primitive")
+ALLOCATION = re.compile(
+    "allocate|ALLOC_FAILED|out of memory|not enough memory|could not create a primitive"
+)
 
 
 def run_job(path: Path, job: list[dict], results: Iterator[dict], store: dist.Store) -> int:
@@ -811,9 +800,7 @@ def combinations(**factors: list) -> list[dict]:
 
 
 def stop(number: int, _) -> None:
-    """Handle a signal; a second one ends the process at once, which loses nothing."""
-    for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_DFL)
+    """Handle a signal: end as Python does at Ctrl-C."""
     raise KeyboardInterrupt(number)
 
 

@@ -75,19 +75,20 @@ def parse_args(argv: list[str] | None = None):
         epochs=[3],
         bs=[16],
         opt=list(train_resnet.OPTIMIZERS),
+        pin_memory=["true"],
+        save_model=None,
     )
     return common.parse(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    args.save_model, jobs = None, []
+    jobs = []
     for name in dict.fromkeys(args.device):
         if problem := common.device_problem(name):
             common.say_once(f"{name} is skipped: {problem}")
-            continue
-        args.pin_memory = ["true"]
-        jobs += train_resnet.grid(args, torch.device(name))
+        else:
+            jobs += train_resnet.grid(args, torch.device(name))
     if not jobs:
         common.fail("--device: none of these devices can be used; use --device cpu")
     run = partial(measure, args=args)

@@ -51,8 +51,8 @@ def build_network(arch: str, seed: int) -> nn.Module:
 
 @cache
 def network_costs(arch: str) -> dict[str, int]:
-    """Parameters of torchvision's network, those that ever meet a pixel, and FLOPs for one 1x28x28
-    image, 2 for each multiply-accumulate: forward, and in training, forward and backward."""
+    """FLOPs of torchvision's network for one 1x28x28 image, 2 for each multiply-accumulate: of the
+    forward pass, and of training, forward and backward."""
     with torch.device("meta"):
         network = build_network(arch, seed=0)
         images, labels = torch.empty(2, 1, 28, 28), torch.empty(2, dtype=torch.long)
@@ -62,18 +62,7 @@ def network_costs(arch: str) -> dict[str, int]:
         loss.backward()
     # Half of it, because there are two images: BatchNorm cannot train on one.
     flops = [count.get_total_flops() // 2 for count in (forward, backward)]
-    return {
-        "parameters": sum(each.numel() for each in network.parameters()),
-        "trimmed_parameters": sum(each.numel() for each in trim_dead_taps(network).parameters()),
-        "forward_flops": flops[0],
-        "training_flops": sum(flops),
-    }
-
-
-def reachable_taps(size: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
-    """The range of a kernel's taps that meet a pixel, on a map of this size, at some position."""
-    positions = (size + 2 * padding - kernel) // stride + 1
-    return max(0, padding - (positions - 1) * stride), min(kernel, size + padding)
+    return {"forward_flops": flops[0], "training_flops": sum(flops)}
 
 
 class TrimmedConv2d(nn.Module):
@@ -88,7 +77,9 @@ class TrimmedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, size: int):
         super().__init__()
         (kernel, _), (self.stride, _), (padding, _) = conv.kernel_size, conv.stride, conv.padding
-        low, high = reachable_taps(size, kernel, self.stride, padding)
+        positions = (size + 2 * padding - kernel) // self.stride + 1
+        # The taps that meet a pixel at one of these:
+        low, high = max(0, padding - (positions - 1) * self.stride), min(kernel, size + padding)
         self.size, self.kernel, self.padding = size, high - low, padding - low
         self.taps = (..., slice(low, high), slice(low, high))
         self.register_buffer("initial", conv.weight.detach().clone(), persistent=False)
@@ -163,7 +154,6 @@ def train(rows: list[dict], args, *, resumable: bool = True) -> Iterator[dict]:
         label=common.label(first),
         checkpoint=common.Checkpoint(path, identity(first, split)) if resumable else None,
     ):  # fmt: skip
-        say(f"{common.label(first)} epoch {len(history)}/{last}: {describe(history[-1])}")
         if row := by_epochs.get(len(history)):
             start = common.synchronized_time(device)
             _, predictions = common.evaluate(model, split.test)
@@ -180,15 +170,6 @@ def train(rows: list[dict], args, *, resumable: bool = True) -> Iterator[dict]:
                 "weights_sha256": common.sha256(*model.network.state_dict().values()),
                 "history": json.dumps(history),
             }  # fmt: skip
-
-
-def describe(epoch: dict) -> str:
-    """What came out of an epoch, for logs."""
-    return (
-        f"train loss {epoch['train_loss']:.4f}, accuracy {epoch['train_accuracy']:.4f};"
-        f" val loss {epoch['val_loss']:.4f}, accuracy {epoch['val_accuracy']:.4f};"
-        f" {common.format_duration(epoch['train_time_ms'] / 1e3)}"
-    )
 
 
 def identity(row: dict, split: common.Split) -> str:
@@ -257,8 +238,6 @@ def estimate_seconds(rows: list[dict]) -> float:
 
 def grid(args, device: torch.device) -> list[list[dict]]:
     """The rows of all trainings that the flags ask for on a device, a list for each training."""
-    if device.type != "cuda":  # there is nothing to copy from page-locked memory
-        args.pin_memory = ["n/a"]
     precision, _ = common.pick_precision(device, args.amp)
     constant = {
         "limit": args.limit, "device": device.type, "amp": str(args.amp).lower(),
@@ -267,7 +246,9 @@ def grid(args, device: torch.device) -> list[list[dict]]:
     jobs = []
     for values in common.combinations(
         dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
-        optimizer=args.opt, lr=args.lr, pin_memory=args.pin_memory,
+        optimizer=args.opt, lr=args.lr,
+        # Without a GPU there is nothing to copy from page-locked memory.
+        pin_memory=args.pin_memory if device.type == "cuda" else ["n/a"],
     ):  # fmt: skip
         values |= constant
         values["momentum"] = args.momentum if values["optimizer"] == "sgd" else None
@@ -317,14 +298,9 @@ def main(argv: list[str] | None = None) -> int:
     say_once(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
     if args.save_model is not None and not args.dry_run:
         common.check_writable(args.save_model, "--save-model")
-
-    def lacks_model(row: dict) -> bool:
-        path = args.save_model and file_of(args.save_model, row)
-        return path is not None and not (path.exists() and path.stat().st_size)
-
     return common.run_grid(
         args, "resnet", grid(args, device), partial(train, args=args), estimate_seconds,
-        again=lacks_model,
+        again=lambda row: args.save_model and not file_of(args.save_model, row).exists(),
     )  # fmt: skip
 
 

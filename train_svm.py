@@ -25,6 +25,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import _ovr_decision_function, check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -317,6 +318,11 @@ class GramSVC(ClassifierMixin, BaseEstimator):
     of classes are in the order 01, 02, ..., 12, ..., the first of them positive. Raises
     FloatingPointError if kernel values are not finite."""
 
+    _parameter_constraints = SVC._parameter_constraints | {
+        "kernel": [StrOptions(KERNELS.keys())],
+        "C": [Interval(Real, 0, None, closed="neither")],  # infinity takes no part
+    }
+
     def __init__(
         self, *, C=1.0, kernel="rbf", degree=3, gamma="scale", coef0=0.0, tol=1e-3,
         decision_function_shape="ovr", verbose=False,
@@ -324,21 +330,9 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         self.C, self.kernel, self.degree, self.gamma, self.coef0 = C, kernel, degree, gamma, coef0
         self.tol, self.decision_function_shape, self.verbose = tol, decision_function_shape, verbose
 
-    def _check_parameters(self) -> None:
-        gamma = 0 if self.gamma in ("scale", "auto") else self.gamma
-        numbers = (self.C, self.tol, self.coef0, self.degree, gamma)
-        if self.kernel not in KERNELS:
-            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}")
-        if not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
-            raise ValueError(f"C, tol, coef0, degree, gamma must be finite numbers, not {numbers}")
-        if not (self.C > 0 and self.tol > 0 and self.degree >= 0 and gamma >= 0):
-            raise ValueError("C and tol must be above 0, degree and gamma must not be below 0")
-        if self.decision_function_shape not in ("ovr", "ovo"):
-            raise ValueError("decision_function_shape must be ovr or ovo")
-
     def fit(self, X, y):
         """Fit to X [n, features] of any number type and y [n] labels of any kind."""
-        self._check_parameters()
+        self._validate_params()
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)

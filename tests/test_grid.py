@@ -53,6 +53,7 @@ FAILURES = [
     (MemoryError(), "out_of_memory"),
     (RuntimeError("could not create a primitive"), "out_of_memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"), "out_of_memory"),
 ]
 
 
