@@ -55,7 +55,8 @@ fi
 
 # One thread each: waiting threads spin and take the core from another process, and two processes of
 # one thread do 1.4 times the work of one process of two.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+threads=${OMP_NUM_THREADS:-}
+export OMP_NUM_THREADS="${threads:-1}"
 cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc obeys it
 memory=$(awk '/MemAvailable/ {print int($2 / 2^21)}' /proc/meminfo 2>/dev/null || true) # 2 GiB each
 [ "${memory:-$cores}" -ge "$cores" ] || cores=$((memory > 1 ? memory : 1))
@@ -106,7 +107,14 @@ run() { # so many processes of a script; exit code 1, as of a failed run, does n
 
 svm() { run "${processes:-$cores}" train_svm.py "$@" "${flags[@]}"; }
 resnet() { run "${processes:-$((gpus ? gpus : cores))}" train_resnet.py "$@" "${flags[@]}"; }
-devices() { run "${processes:-$((gpus ? gpus : cores))}" compare_devices.py "$@" "${flags[@]}"; }
+devices() {
+    local count=${processes:-$cores}
+    if [ "$gpus" -gt 0 ]; then # a GPU is set against the whole CPU
+        local OMP_NUM_THREADS=${threads:-$cores}
+        count=1
+    fi
+    run "$count" compare_devices.py "$@" "${flags[@]}"
+}
 
 # --- stages --------------------------------------------------------------------------------------
 
