@@ -564,7 +564,7 @@ def read_rows(path: Path) -> list[dict]:
                 row[name] = parse_cell(name, text, required)
             rows.append(row)
     except (ValueError, csv.Error) as error:
-        where = f"{path}, line {lines.line_num}"
+        where = f"{path}, line {lines.reader.line_num}"
         fail(f"{where}: {error}; mend or remove it, or use another --results-dir")
     return rows
 
@@ -670,7 +670,7 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 ALLOCATION = re.compile(
-    "allocate|ALLOC_FAILED|out of memory|not enough memory|could not create a primitive"
+    "allocate|ALLOC(ATION)?_FAILED|out of memory|not enough memory|could not create a primitive"
 )
 
 

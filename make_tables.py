@@ -149,7 +149,7 @@ def unpack(row: dict) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
     confusion = np.bincount(codes, minlength=256)[1:101].reshape(10, 10)
     right = classes - confusion.sum(1)
     gap = abs(right.sum() / row["n_test"] - row["test_accuracy"])
-    if len(codes) != row["n_test"] or not gap < 1e-9:
+    if len(codes) != row["n_test"] or right.shape != (10,) or right.min() < 0 or not gap < 1e-9:
         raise ValueError
     return curve, codes, confusion + np.diag(right)
 
@@ -299,12 +299,12 @@ def largest(rows: list[dict], names: Iterable[str]) -> list[dict]:
 
 def one_setup(rows: list[dict]) -> list[dict]:
     """The largest group of one setup. On a fixed split, its own seed's runs belong to it."""
-    alike = largest(rows, SETUP)
-    split = alike[0]["fixed_split"] if alike else None
-    for row in rows:
-        if row["seed"] == row["split_seed"] == split:
-            row["fixed_split"] = split
-    return largest(rows, SETUP)
+    found = [largest(rows, SETUP)]
+    for split in sorted({row["fixed_split"] for row in rows} - {None}):
+        own = {"fixed_split": split}
+        on_it = [row | own if row["split_seed"] == split else row for row in rows]
+        found.append(largest(on_it, SETUP))
+    return max(found, key=len)
 
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -406,12 +406,14 @@ def over_seeds(values: np.ndarray, floors: list[float], row: dict) -> Difference
 
 
 def compare(first: Setting | None, second: Setting | None) -> Difference | None:
-    """Test accuracy of one setting less that of another, over the seeds that both have; None if
-    they share none or are one setting."""
+    """Test accuracy of one setting less that of another, over the seeds that both have (on one
+    data set with equal splits); None if they share none or are one setting."""
     if not (first and second) or first is second:
         return None
-    found = [on_one_split(row, second.runs[seed])
-             for seed, row in first.runs.items() if seed in second.runs]  # fmt: skip
+    pairs = [(row, second.runs[seed]) for seed, row in first.runs.items() if seed in second.runs]
+    alike = first.dataset == second.dataset
+    found = [on_one_split(*pair) for pair in pairs
+             if not alike or pair[0]["split_id"] == pair[1]["split_id"]]  # fmt: skip
     if len(found) < 2:
         return found[0] if found else None
     sizes, errors = np.array([(each.size, each.error) for each in found]).T
@@ -518,17 +520,18 @@ def notes_on(settings: list[Setting]) -> str:
     seeds, notes = {len(each.runs) for each in settings}, []
     if several := seeds - {1}:
         notes.append(
-            f"± is the standard deviation over {span(several)} seeds, or the one that the number of"
-            " test images leaves, if that is larger."
+            f"± is the larger of two standard deviations: over {span(several)} seeds, and as"
+            " expected from the number of test images."
         )
-        own = "its own split, initial" if rows[0]["fixed_split"] is None else "its own initial"
-        notes.append(f"Each seed draws {own} weights and batch order.")
+        own = "split, " if all(row["fixed_split"] is None for row in rows) else ""
+        notes.append(f"Each seed draws its own {own}initial weights and batch order.")
     if 1 in seeds:
         notes.append("Brackets after an accuracy hold the 95 % Wilson interval of a single run.")
     for sizes in groups(rows, ("n_train", "n_val", "n_test")):
         text = " / ".join(f"{size:,.0f}" for size in sizes)
         notes.append(f"Images: {text} to train / validate / test.")
     for kind, name, threads, version in groups(rows, (*MACHINE, "torch")):
+        version, _, _ = version.partition("+")  # without its kind of build
         notes.append(f"Hardware: {show(kind)} {name}, {count(threads, 'thread')}, torch {version}.")
     return " ".join(notes)
 
@@ -543,29 +546,35 @@ def answer(study: Study) -> Iterator[str]:
     gaps, lines, used, sentences = headline(study), [], [], []
     for dataset in study.settings:
         bests = study.bests(dataset)
+        used += bests.values()
         for setting in bests.values():
             line = cells(setting, names)
-            if setting is study.best(dataset):
+            rivals = [gaps.get((dataset, setting.model, other)) for other in bests]
+            if setting is study.best(dataset) and any(gap and gap.sign() > 0 for gap in rivals):
                 line[1:3] = [f"**{cell}**" for cell in line[1:3]]
             lines.append(line)
-            used.append(setting)
         lacking = [model for model in MODELS if model not in bests]
         lines += [[show(dataset), model, *[MISSING] * 3, "", ""] for model in lacking]
         sentences += [f"- {winner(bests, gaps)}{costs(bests)}"] if bests else []
-    title = "The best setting of each model, chosen on validation images"
+    title = "The best setting of each model, chosen by validation accuracy"
     title += f" (ResNets: at most {EPOCHS} epochs)"
     yield table(title, names, lines)
     if used:
         yield "\n".join([*sentences, *more_epochs(study), *solver_costs(study)])
         yield from shown(study, "accuracy")
+        tried = {
+            model: [len(study.of(name, model)) for name in study.settings]
+            for model in sorted({each.model for each in used})
+        }
         scatter = max(max(each.values("train_ms")) / min(each.values("train_ms")) for each in used)
         note = (
-            "Two models are compared on the seeds that both have, so a difference can deviate from"
-            " the table. Its brackets hold the 95 % interval of this comparison alone. p is"
-            f" adjusted for all {len(gaps)} comparisons (Holm), so it can be above 0.05 although 0"
-            " is outside the brackets. [The tests](./README.md#statistics) allow for overlapping"
-            " splits. Times are medians over seeds;"
-            f" those of one setting differ by up to {times(scatter)} times."
+            f"Each is the best of {listed(f'{span(n)} settings ({m})' for m, n in tried.items())}."
+            " Two models are compared on the seeds that both have, so a difference may not be that"
+            " of two lines. Its brackets hold the 95 % interval of one comparison. p is adjusted"
+            f" for all {len(gaps)} (Holm): it can be above 0.05 although 0 is outside the brackets,"
+            " and comparisons can share it. [The tests](./README.md#statistics) allow for"
+            " overlapping splits. Times are medians over seeds; those of one setting differ by a"
+            f" factor of up to {times(scatter)}."
         )
         yield f"{note} {notes_on(used)}"
 
@@ -588,12 +597,12 @@ def winner(bests: dict[str, Setting], gaps: dict) -> str:
         if gap := gaps[first.dataset, first.model, other.model]:
             size = str(gap).replace("+", "")
             parts[gap.sign()].append(f"{the(other.model)} ({size} points, {gap.basis()})")
-    text = f"**{show(first.dataset)}: {the(first.model)} leads with {100 * first.mean():.2f} %"
-    text += ", but not significantly.**" if parts[0] and not parts[1] else ".**"
-    starts = {1: "It beats", 0: "Its lead over", -1: "On test images it is behind"}
+    leads = f"{the(first.model)} leads with {100 * first.mean():.2f} %"
+    leads = f"no clear winner; {leads}" if parts[0] and not parts[1] else leads
+    text = f"**{show(first.dataset)}: {leads}.**"
+    starts = ("It has no significant lead over", "It beats", "On test images it is behind")
     for sign, others in parts.items():
-        end = "" if sign else " is not significant"
-        text += f" {starts[sign]} {listed(others)}{end}." if others else ""
+        text += f" {starts[sign]} {listed(others)}." if others else ""
     return text
 
 
@@ -604,11 +613,11 @@ def costs(bests: dict[str, Setting]) -> str:
         if each is not fastest and same_machine(each, fastest):
             time, work = (ratio(each, fastest, name) for name in ("train_ms", "training_flops"))
             known = "" if math.isnan(work) else f" ({times(work)} times the FLOPs)"
-            parts.append(f"{the(each.model)} {times(time)} times as long{known}")
+            parts.append(f"{the(each.model)} takes {times(time)} times as long{known}")
     if not parts:
         return ""
     name, seconds = the(fastest.model), short(fastest.median("train_ms") / 1e3)
-    return f" {name[0].upper()}{name[1:]} trains in {seconds} s, {listed(parts)}."
+    return f" {name[0].upper()}{name[1:]} trains in {seconds} s; {listed(parts)}."
 
 
 def more_epochs(study: Study) -> Iterator[str]:
@@ -619,8 +628,9 @@ def more_epochs(study: Study) -> Iterator[str]:
             seconds = short(longer.median("train_ms") / 1e3)
             yield (
                 f"- {show(longer.dataset)} with more epochs: {the(longer.model)} reaches"
-                f" {100 * longer.mean():.2f} % ({longer}; {seconds} s). This differs from"
-                f" {the(best.model)} above by {gap} points ({gap.basis()})."
+                f" {100 * longer.mean():.2f} % ({longer}; {seconds} s). The difference from"
+                f" {the(best.model)} above is {'' if gap.sign() else 'not '}significant:"
+                f" {gap} points ({gap.basis()})."
             )
 
 
@@ -634,19 +644,21 @@ def with_solver(study: Study, setting: Setting, solver: str) -> Setting | None:
 
 def solver_costs(study: Study) -> Iterator[str]:
     """How long scikit-learn's solver takes, for the settings that were timed with both."""
-    ratios, bests = [], []
+    ratios, gaps, bests = [], [], []
     for setting in [each for name in study.settings for each in study.of(name, "SVM")]:
         theirs = with_solver(study, setting, "sklearn")
         if theirs and setting.first["solver"] == "gram" and same_machine(setting, theirs):
-            ratios.append(ratio(*shared([theirs, setting]), "train_ms"))
+            theirs, ours = shared([theirs, setting])
+            ratios.append(ratio(theirs, ours, "train_ms"))
+            gaps.append(100 * abs(theirs.mean() - ours.mean()))
             if setting is study.best(setting.dataset, "SVM"):
                 seconds = short(theirs.median("train_ms") / 1e3)
                 bests.append(f"{seconds} s for the best on {show(setting.dataset)}")
     if ratios:
         text = "- The SVMs use this repository's solver. scikit-learn's takes"
-        text += f" {span(ratios, times)} times as long to train, in"
-        text += f" {count(len(ratios), 'setting')} timed with both"
-        yield f"{text}: {listed(bests)}." if bests else f"{text}."
+        text += f" {listed(bests)};" if bests else ""
+        text += f" {span(ratios, times)} times as long in {count(len(ratios), 'setting')}."
+        yield f"{text} Their accuracies differ by {max(gaps):.2f} points at most."
 
 
 # --- claims --------------------------------------------------------------------------------------
@@ -740,7 +752,7 @@ def over_svm(study: Study, cost: str, solver: str | None = None, noise: float = 
 
 
 def svm_is_behind(study: Study) -> Judgement:
-    """With the p of the answer: one comparison has one p on a page."""
+    """With p adjusted as in the answer: one comparison has one p on a page."""
     gaps = headline(study)
     for dataset, model in product(CLAIMED, MODELS[1:]):
         gap = gaps.get((dataset, model, "SVM"))
@@ -767,7 +779,8 @@ def gpu_gain(study: Study, model: str, claimed: int) -> Judgement:
     found = [each for each in study.devices.get("fashion", []) if each.model == model]
     for optimizer in ("sgd", "adam"):
         cpu, gpu = (find(found, device=name, optimizer=optimizer) for name in ("cpu", "cuda"))
-        if not (cpu and gpu):
+        rows = [row for each in (cpu, gpu) if each for row in each.runs.values()]
+        if not (cpu and gpu) or len(groups(rows, ("cpu_name", "threads"))) > 1:
             yield None
             continue
         gain = ratio(cpu, gpu, "train_ms")
@@ -851,9 +864,9 @@ def claims(study: Study) -> Iterator[str]:
         lines.append([number, sentence, f"**{state}**", text])
     note = (
         "Whole data sets are judged, no subsets. *Not resolved*: the data allow both, or a part is"
-        " not measured. Brackets hold 95 %"
-        " intervals; differences are points of accuracy; p is Holm-adjusted within a claim (5a:"
-        " within the answer). With a single seed a comparison holds for these trained models only."
+        " not measured. Brackets hold 95 % intervals; differences are points of accuracy; p is"
+        " Holm-adjusted within a claim (5a: for all pairs of best models). With a single seed a"
+        " comparison holds for these trained models only."
     )
     header = ["", "Claim", "Verdict", "Figures"]
     yield table("An earlier report's claims, judged by the rows", header, lines, note)
@@ -1009,7 +1022,7 @@ def confusion_tables(study: Study) -> Iterator[str]:
         errors = ", ".join(f"{names[i]} taken for {names[j]} ({wrong[i, j]})" for i, j in most)
         title = f"Best {best.model} on {show(best.dataset)}: test images by class and prediction"
         note = f"Sum over {count(len(found), 'seed')}. A line is a class, a column a prediction."
-        note += f" Most frequent: {errors}."
+        note += f" Most frequent: {errors}." if errors else ""
         yield table(title, ["", *names, "Accuracy (%)"], lines, note)
 
 

@@ -57,7 +57,8 @@ fi
 # one thread do 1.4 times the work of one process of two.
 threads=${OMP_NUM_THREADS:-}
 export OMP_NUM_THREADS="${threads:-1}"
-cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc obeys it
+all=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc obeys it
+cores=$all
 memory=$(awk '/MemAvailable/ {print int($2 / 2^21)}' /proc/meminfo 2>/dev/null || true) # 2 GiB each
 [ "${memory:-$cores}" -ge "$cores" ] || cores=$((memory > 1 ? memory : 1))
 gpus=0
@@ -109,8 +110,8 @@ svm() { run "${processes:-$cores}" train_svm.py "$@" "${flags[@]}"; }
 resnet() { run "${processes:-$((gpus ? gpus : cores))}" train_resnet.py "$@" "${flags[@]}"; }
 devices() {
     local count=${processes:-$cores}
-    if [ "$gpus" -gt 0 ]; then # a GPU is set against the whole CPU
-        local OMP_NUM_THREADS=${threads:-$cores}
+    if [ "$gpus" -gt 0 ]; then # a GPU is set against the whole CPU, in one process
+        local OMP_NUM_THREADS=${threads:-$all}
         count=1
     fi
     run "$count" compare_devices.py "$@" "${flags[@]}"

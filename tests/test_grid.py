@@ -54,6 +54,7 @@ FAILURES = [
     (RuntimeError("could not create a primitive"), "out_of_memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"), "out_of_memory"),
+    (RuntimeError("cuDNN error: INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "out_of_memory"),
 ]
 
 

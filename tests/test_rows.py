@@ -131,6 +131,12 @@ def test_other_columns_and_torn_lines_are_refused_and_left_alone(path, capsys, t
     assert path.read_text() == text
 
 
+def test_a_broken_line_is_named(path, capsys):
+    cells = "1,scale,ok,,0.5,70,12.5"
+    path.write_text("\n".join([",".join(COLUMNS), f"a,{cells}", f'"b"x,{cells}']))
+    assert_refused(capsys, lambda: common.read_rows(path), "rows.csv, line 3: ")
+
+
 def test_a_folder_or_bytes_in_place_of_the_file_are_refused(path, capsys):
     path.write_bytes(b"\xff\xfe\n")
     assert_refused(capsys, lambda: common.read_rows(path))

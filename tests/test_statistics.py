@@ -235,6 +235,9 @@ CASES = [
     ("6", MISSING, lambda folder: (  # another number of epochs is no match for the CPU's
         device(folder, arch="resnet50"),
         device(folder, arch="resnet50", device="cuda", device_name="GPU", epochs=1))),
+    ("6", MISSING, lambda folder: (  # another machine
+        device(folder, arch="resnet50"),
+        device(folder, arch="resnet50", device="cuda", device_name="GPU", threads=1))),
     ("7", SUPPORTED, lambda folder: devices(folder, "resnet18", 1.5)),
     ("7", CONTRADICTED, lambda folder: devices(folder, "resnet18", 10)),
     ("7", UNRESOLVED, lambda folder: devices(folder, "resnet18", 2.1)),
