@@ -562,21 +562,28 @@ def answer(study: Study) -> Iterator[str]:
     if used:
         yield "\n".join([*sentences, *more_epochs(study), *solver_costs(study)])
         yield from shown(study, "accuracy")
-        tried = {
-            model: [len(study.of(name, model)) for name in study.settings]
-            for model in sorted({each.model for each in used})
-        }
-        scatter = max(max(each.values("train_ms")) / min(each.values("train_ms")) for each in used)
-        note = (
-            f"Each is the best of {listed(f'{span(n)} settings ({m})' for m, n in tried.items())}."
-            " Two models are compared on the seeds that both have, so a difference may not be that"
-            " of two lines. Its brackets hold the 95 % interval of one comparison. p is adjusted"
-            f" for all {len(gaps)} (Holm): it can be above 0.05 although 0 is outside the brackets,"
-            " and comparisons can share it. [The tests](./README.md#statistics) allow for"
-            " overlapping splits. Times are medians over seeds; those of one setting differ by a"
-            f" factor of up to {times(scatter)}."
-        )
-        yield f"{note} {notes_on(used)}"
+        yield from how_to_read(study, used)
+
+
+def how_to_read(study: Study, used: list[Setting]) -> Iterator[str]:
+    """What the answer's figures are."""
+    tried = {
+        model: [len(study.of(name, model)) for name in study.settings]
+        for model in dict.fromkeys(each.model for each in used)
+    }
+    models = listed(f"{span(counts)} settings ({model})" for model, counts in tried.items())
+    scatter = max(max(each.values("train_ms")) / min(each.values("train_ms")) for each in used)
+    yield (
+        f"Each is the best of {models}. Times are medians over seeds; those of one setting differ"
+        f" by a factor of up to {times(scatter)}. {notes_on(used)}"
+    )
+    yield (
+        "Two models are compared on the seeds that both have, so a difference may not be that of"
+        " two lines. Its brackets hold the 95 % interval of one comparison. p is adjusted for the"
+        f" {len(headline(study))} comparisons of best models (Holm): it can be above 0.05 although"
+        " 0 is outside the brackets, and two can be equal. [The tests](./README.md#statistics)"
+        " allow for overlapping splits."
+    )
 
 
 def headline(study: Study) -> dict[tuple[str, str, str], Difference | None]:
@@ -1153,7 +1160,10 @@ def curve_picture(study: Study, dataset: str, longer: bool = False) -> str | Non
     and range over seeds, training dotted. The line across is that of the best SVM."""
     bests, curves = study.bests(dataset), []
     svm = bests.pop("SVM", None)
-    for setting in study.longer[dataset] if longer else bests.values():
+    if longer:  # 20 epochs hold the curve of 10
+        by_epochs = sorted(study.longer[dataset], key=lambda each: each.factors["epochs"])
+        bests = {str({**each.factors, "epochs": None}): each for each in by_epochs}
+    for setting in bests.values():
         runs = [100 * row["curve"] for row in setting.runs.values()]
         if len({len(run) for run in runs}) == 1 and len(runs[0]) > 1:
             train, val = np.moveaxis(np.array(runs), 2, 0)  # each [seeds, epochs]

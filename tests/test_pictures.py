@@ -18,7 +18,8 @@ def rows(folder) -> None:
     for seed in range(2):
         facts = seeded(seed) | errors(*range(20 + seed))
         resnet(folder, **facts, epochs=5, history=history(0.8, 0.9, 0.95))
-        resnet(folder, **facts, epochs=20, history=history(0.8, 0.9, 0.95))
+        for epochs in (10, 20):
+            resnet(folder, **facts, epochs=epochs, history=history(0.8, 0.9, 0.95))
         svm(folder, **facts, val_accuracy=0.97)
     for C, wrong in ((10, 30), (0.1, 700)):
         svm(folder, **seeded(0), **errors(*range(wrong)), C=C, val_accuracy=0.9)
@@ -50,6 +51,11 @@ def test_every_setting_is_a_point_and_the_best_are_named(tmp_path):
     assert ">ResNet-18 97.95<" in picture
     assert ">SVM 97.95<" in picture
     assert ">SVM 97.00<" not in picture
+
+
+def test_a_training_is_drawn_once_though_it_gave_several_rows(tmp_path):
+    rows(tmp_path)
+    assert drawn(tmp_path, "longer").count('dotted"') == 1
 
 
 def test_there_is_no_picture_without_its_figures(tmp_path):
