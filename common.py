@@ -383,9 +383,7 @@ def fit(
         seconds = synchronized_time(device) - start
         val_loss, predictions = evaluate(model, val)
         if not math.isfinite(train_loss + val_loss):
-            raise FloatingPointError(
-                f"epoch {number}: training loss is {train_loss}, validation loss {val_loss}"
-            )
+            raise FloatingPointError(f"epoch {number}: loss is {train_loss}, validation {val_loss}")
         val_accuracy = accuracy(predictions, val.labels)
         history.append({
             "number": number, "train_loss": train_loss, "train_accuracy": train_accuracy,
