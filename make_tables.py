@@ -549,8 +549,8 @@ def answer(study: Study) -> Iterator[str]:
         used += bests.values()
         for setting in bests.values():
             line = cells(setting, names)
-            rivals = [gaps.get((dataset, setting.model, other)) for other in bests]
-            if setting is study.best(dataset) and any(gap and gap.sign() > 0 for gap in rivals):
+            gap = gaps.get((dataset, study.best(dataset).model, setting.model))
+            if setting is study.best(dataset) or (gap and gap.sign() == 0):  # it or a tie
                 line[1:3] = [f"**{cell}**" for cell in line[1:3]]
             lines.append(line)
         lacking = [model for model in MODELS if model not in bests]
@@ -574,8 +574,8 @@ def how_to_read(study: Study, used: list[Setting]) -> Iterator[str]:
     models = listed(f"{span(counts)} settings ({model})" for model, counts in tried.items())
     scatter = max(max(each.values("train_ms")) / min(each.values("train_ms")) for each in used)
     yield (
-        f"Each is the best of {models}. Times are medians over seeds; those of one setting differ"
-        f" by a factor of up to {times(scatter)}. {notes_on(used)}"
+        f"Each is the best of {models}; the leader and ties are bold. Times are medians over seeds;"
+        f" those of one setting differ by a factor of up to {times(scatter)}. {notes_on(used)}"
     )
     yield (
         "Two models are compared on the seeds that both have, so a difference may not be that of"
@@ -599,14 +599,14 @@ def headline(study: Study) -> dict[tuple[str, str, str], Difference | None]:
 def winner(bests: dict[str, Setting], gaps: dict) -> str:
     """Which model wins, and by how much."""
     first, *others = bests.values()
-    parts = {1: [], 0: [], -1: []}
+    parts, ties = {1: [], 0: [], -1: []}, []
     for other in others:
         if gap := gaps[first.dataset, first.model, other.model]:
             size = str(gap).replace("+", "")
             parts[gap.sign()].append(f"{the(other.model)} ({size} points, {gap.basis()})")
-    leads = f"{the(first.model)} leads with {100 * first.mean():.2f} %"
-    leads = f"no clear winner; {leads}" if parts[0] and not parts[1] else leads
-    text = f"**{show(first.dataset)}: {leads}.**"
+            ties += [] if gap.sign() else [the(other.model)]
+    text = f"**{show(first.dataset)}: {the(first.model)} leads with {100 * first.mean():.2f} %"
+    text += f", in a tie with {listed(ties)}.**" if ties else ".**"
     starts = ("It has no significant lead over", "It beats", "On test images it is behind")
     for sign, others in parts.items():
         text += f" {starts[sign]} {listed(others)}." if others else ""

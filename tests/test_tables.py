@@ -36,11 +36,11 @@ def test_the_tables_of_some_rows_whose_best_are_chosen_on_validation(tmp_path):
     for line in (
         "| 32 | Adam | 0.001 | 97.00 [96.70, 97.27] (5) | 97.00 [96.70, 97.27] (3) |",
         "| 16 | SGD | 0.0001 | not measured | not measured |",
-        "| MNIST | ResNet-18 | 97.00 [96.70, 97.27] | 60.0 | 1.00 | 1 | Adam, lr 0.001,"
+        "| MNIST | **ResNet-18** | **97.00 [96.70, 97.27]** | 60.0 | 1.00 | 1 | Adam, lr 0.001,"
         " batch 32, 5 epochs |",
         "| MNIST | SVM | 97.50 [97.23, 97.75] | 5.00 | 1.00 | 1 | rbf, C 1, gamma scale |",
-        "| MNIST | ResNet-50 | 97.00 [96.70, 97.27] | 123 | 1.00 | 1 | Adam, lr 0.001, batch 32,"
-        " 3 epochs |",
+        "| MNIST | **ResNet-50** | **97.00 [96.70, 97.27]** | 123 | 1.00 | 1 | Adam, lr 0.001,"
+        " batch 32, 3 epochs |",
         "| CPU | SGD | 89.00 [88.47, 89.51] | 7.00 | 68.03 |" + " not measured |" * 6,
         "| GPU | SGD |" + " not measured |" * 9,
         "| CPU | ResNet-18 | SGD | 89.00 [88.47, 89.51] | 7.00 | 1.00 | 2.00 [1.50, 2.50] | 512 |",
@@ -53,7 +53,7 @@ def test_seeds_give_mean_and_sample_standard_deviation(tmp_path):
         resnet(tmp_path, **seeded(seed), test_accuracy=accuracy, train_time_ms=10.0 ** (seed + 4))
     assert "| 32 | Adam | 0.001 | 97.00 ± 1.00 (3) |" in text(tmp_path, "resnet")
     assert "over 3 seeds, and as" in text(tmp_path, "resnet")
-    assert "| 97.00 ± 1.00 | 100 |" in text(tmp_path, "answer")  # the median, not the mean
+    assert "| **97.00 ± 1.00** | 100 |" in text(tmp_path, "answer")  # the median, not the mean
 
 
 def test_models_are_chosen_on_all_seeds_of_their_best_settings(tmp_path):
@@ -74,8 +74,9 @@ def test_the_answer_says_who_wins_by_how_much_and_at_what_cost(tmp_path):
     svm(tmp_path, **errors(*range(60)), fit_time_ms=4_000.0)
     (line,) = re.findall(r"- \*\*MNIST.*", text(tmp_path, "answer"))
     assert "| MNIST | **ResNet-18** | **99.00 [" in text(tmp_path, "answer")
-    assert "ResNet-18 leads with 99.00 %.** It beats the SVM (5.00 [3.62, 6.38] points, " in line
-    assert "p < 0.001, one run each). It has no significant lead over ResNet-50 (0.20" in line
+    assert "ResNet-18 leads with 99.00 %, in a tie with ResNet-50.** It beats the SVM" in line
+    assert "the SVM (5.00 [3.62, 6.38] points, p < 0.001, one run each)." in line
+    assert "It has no significant lead over ResNet-50 (0.20" in line
     assert "The SVM trains in 4.00 s; ResNet-18 takes 15 times as long (5.0 times the" in line
 
 
@@ -83,8 +84,8 @@ def test_the_answer_tells_a_tie_and_a_better_model_on_test_images(tmp_path):
     resnet(tmp_path, val_accuracy=0.99, **errors(*range(80)))
     svm(tmp_path, **errors(*range(81)))
     answer = text(tmp_path, "answer")
-    assert "**MNIST: no clear winner; ResNet-18 leads with 92.00 %.**" in answer
-    assert "| ResNet-18 | 92.00 [" in answer, "not bold"
+    assert "**MNIST: ResNet-18 leads with 92.00 %, in a tie with the SVM.**" in answer
+    assert "| **SVM** | **91.90 [" in answer, "bold, too"
     svm(tmp_path, **errors(*range(10)))
     assert "On test images it is behind the SVM (-7.00 [" in text(tmp_path, "answer")
 
