@@ -1135,7 +1135,8 @@ def cost_picture(study: Study, dataset: str) -> str | None:
     # The worst quarter would press all others together: it lies on the bottom edge.
     ends = [*np.ravel([*bars.values()]), np.quantile([*y.values()], 0.25), max(y.values())]
     ticks = {math.log10(d) + k: f"{d * 10.0**k:,.6g}" for k in range(-4, 6) for d in (1, 3)}
-    title, x_label = f"{show(dataset)}: accuracy and cost", "FLOPs of training (10¹², logarithmic)"
+    title = f"{show(dataset)}: accuracy and cost"
+    x_label = "FLOPs of training (10¹², logarithmic)"
     models = dict.fromkeys(each.model for each in (*bars, *x))
     plot = Plot(title, x_label, models, x.values(), ends, ticks)
     for each in x:
