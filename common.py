@@ -637,7 +637,11 @@ def list_jobs(jobs: Iterable[list[dict]], seconds: Callable) -> None:
     """Print about how long each job takes, and the sum."""
     total = 0.0
     for job in jobs:
-        estimate = seconds(job)
+        try:
+            estimate = seconds(job)
+        except (MemoryError, RuntimeError) as error:
+            say_once(f"  {label(job[0])}: {describe(out_of_memory(error))}")
+            continue
         total += estimate
         say_once(f"  {label(job[0])}: about {format_duration(estimate)}")
     if total:
@@ -672,6 +676,15 @@ ALLOCATION = re.compile(
 )
 
 
+def out_of_memory(error: Exception) -> dict:
+    """Status and reason of a run that this error ended; raises an error of another kind."""
+    # On a CPU, PyTorch has no class for this; any other RuntimeError is a mistake to be seen.
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if not (known or ALLOCATION.search(str(error))):
+        raise error
+    return {"status": "out_of_memory", "reason": first_line(error)}
+
+
 def run_job(path: Path, job: list[dict], results: Iterator[dict], store: dist.Store) -> int:
     """Save the rows of a job as they come out, and one for each that failed; tell the other
     processes. Returns the number of failures."""
@@ -691,11 +704,7 @@ def run_job(path: Path, job: list[dict], results: Iterator[dict], store: dist.St
     except FloatingPointError as error:
         failure = {"status": "diverged", "reason": first_line(error)}
     except (MemoryError, RuntimeError) as error:
-        # On a CPU, PyTorch has no class for this; any other RuntimeError is a mistake to be seen.
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not (known or ALLOCATION.search(str(error))):
-            raise
-        failure = {"status": "out_of_memory", "reason": first_line(error)}
+        failure = out_of_memory(error)
     store.add("failures", len(job) - done)
     for row in job[done:]:
         save(row | failure)

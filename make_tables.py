@@ -267,7 +267,7 @@ class Study:
         devices = groups(select(results["devices"], status="ok"), ["dataset"])
         for (dataset,), rows in devices.items():
             # The work that most rows did; of several machines of a kind the one with most rows.
-            rows = largest(rows, ["limit", "batch_size", "lr", "epochs", "amp", "fixed_split"])
+            rows = one_setup(rows, ["limit", "batch_size", "lr", "epochs", "amp", "fixed_split"])
             machine = ["device_name", "threads", "precision", "momentum"]
             cells = groups(rows, ["device", "arch", "optimizer"]).values()
             rows = [row for cell in cells for row in largest(cell, machine)]
@@ -293,18 +293,21 @@ class Study:
 
 def largest(rows: list[dict], names: Iterable[str]) -> list[dict]:
     """The group with most rows; one of a whole data set goes before."""
-    found = groups(rows, names).values()
-    return max(found, key=lambda alike: (alike[0]["limit"] is None, len(alike)), default=[])
+    return max(groups(rows, names).values(), key=extent, default=[])
 
 
-def one_setup(rows: list[dict]) -> list[dict]:
+def extent(rows: list[dict]) -> tuple[bool, int]:
+    return bool(select(rows[:1], limit=None)), len(rows)
+
+
+def one_setup(rows: list[dict], names: Iterable[str] = SETUP) -> list[dict]:
     """The largest group of one setup. On a fixed split, its own seed's runs belong to it."""
-    found = [largest(rows, SETUP)]
+    found = [largest(rows, names)]
     for split in sorted({row["fixed_split"] for row in rows} - {None}):
         own = {"fixed_split": split}
         on_it = [row | own if row["split_seed"] == split else row for row in rows]
-        found.append(largest(on_it, SETUP))
-    return max(found, key=len)
+        found.append(largest(on_it, names))
+    return max(found, key=extent)
 
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -396,33 +399,61 @@ def deviation(values: np.ndarray, floors: list[float]) -> float:
     return max(float(values.std(ddof=1)), math.sqrt(np.square(floors).mean()))
 
 
-def over_seeds(values: np.ndarray, floors: list[float], row: dict) -> Difference:
+def over_seeds(
+    values: np.ndarray, floors: list[float], row: dict, least: float = 0, freedom: float = 0
+) -> Difference:
     """The mean over seeds that each draw their own split. Splits overlap, so that a plain t test is
     too sure: the variance is multiplied by 1 / n + test / training images (C. Nadeau and Y. Bengio,
-    Machine Learning 52, 2003)."""
+    Machine Learning 52, 2003). Comparisons alike may know a least deviation, and its degrees of
+    freedom."""
     share = 1 / len(values) + row["n_test"] / row["n_train"]
-    error = deviation(values, floors) * math.sqrt(share)
-    return student(values.mean(), error, len(values) - 1, len(values))
+    error = max(deviation(values, floors), least) * math.sqrt(share)
+    return student(values.mean(), error, max(len(values) - 1, freedom), len(values))
 
 
-def compare(first: Setting | None, second: Setting | None) -> Difference | None:
+def matched(first: Setting, second: Setting) -> list[tuple[dict, dict]]:
+    """The runs of two settings seed by seed, those of one data set on equal splits."""
+    pairs = [(row, second.runs[seed]) for seed, row in first.runs.items() if seed in second.runs]
+    other = first.dataset != second.dataset
+    return [pair for pair in pairs if other or pair[0]["split_id"] == pair[1]["split_id"]]
+
+
+def compare(first: Setting | None, second: Setting | None, *least: float) -> Difference | None:
     """Test accuracy of one setting less that of another, over the seeds that both have (on one
     data set with equal splits); None if they share none or are one setting."""
     if not (first and second) or first is second:
         return None
-    pairs = [(row, second.runs[seed]) for seed, row in first.runs.items() if seed in second.runs]
-    alike = first.dataset == second.dataset
-    found = [on_one_split(*pair) for pair in pairs
-             if not alike or pair[0]["split_id"] == pair[1]["split_id"]]  # fmt: skip
+    found = [on_one_split(*pair) for pair in matched(first, second)]
     if len(found) < 2:
         return found[0] if found else None
     sizes, errors = np.array([(each.size, each.error) for each in found]).T
-    return over_seeds(sizes, errors, first.first)
+    return over_seeds(sizes, errors, first.first, *least)
+
+
+def pooled_deviation(pairs: list[tuple[Setting, Setting]]) -> tuple[float, float]:
+    """The deviation over seeds of several comparisons together, as in an analysis of variance, and
+    its degrees of freedom; rows of one training that differ in epochs count once."""
+    squares, freedom, trainings = 0.0, 0, set()
+    for pair in pairs:
+        gaps = [a["test_accuracy"] - b["test_accuracy"] for a, b in matched(*pair)]
+        if len(gaps) > 1:
+            squares += np.var(gaps) * len(gaps)
+            freedom += len(gaps) - 1
+        trainings.add(tuple(str({**each.factors, "epochs": None}) for each in pair))
+    return math.sqrt(squares / max(freedom, 1)), freedom * len(trainings) / len(pairs)
 
 
 def compare_all(pairs: Iterable[tuple]) -> list[Difference | None]:
-    """One family of comparisons, adjusted for their number."""
-    return holm([compare(*pair) for pair in pairs])
+    """One family of comparisons, adjusted for their number. Those of the same two models learn from
+    each other how much seeds differ: three seeds alone tell too little."""
+    pairs, alike = list(pairs), {}
+    kinds = [tuple((each.dataset, each.model) for each in pair if each) for pair in pairs]
+    for kind, pair in zip(kinds, pairs, strict=True):
+        if all(pair) and pair[0] is not pair[1]:
+            alike.setdefault(kind, []).append(pair)
+    least = {kind: pooled_deviation(found) for kind, found in alike.items()}
+    return holm([compare(*pair, *least.get(kind, ()))
+                 for kind, pair in zip(kinds, pairs, strict=True)])  # fmt: skip
 
 
 def error_bar(setting: Setting) -> tuple[float, float]:

@@ -25,7 +25,10 @@ def columns(monkeypatch):
     monkeypatch.setitem(common.COLUMNS, "rows", columns)
 
 
-def run(folder: Path, *flags: str, count=3, together=1, errors: dict | None = None) -> int:
+def run(
+    folder: Path, *flags: str, count=3, together=1, errors: dict | None = None,
+    seconds=lambda rows: 1800.0,
+) -> int:  # fmt: skip
     """A grid of count rows, so many of them in a job, which take no time; errors are raised by the
     rows' seeds."""
     args = common.make_parser("").parse_args([*flags, "--results-dir", str(folder)])
@@ -39,7 +42,7 @@ def run(folder: Path, *flags: str, count=3, together=1, errors: dict | None = No
 
     rows = [{"dataset": "digits", "seed": seed} for seed in range(count)]
     jobs = [rows[start : start + together] for start in range(0, count, together)]
-    return common.run_grid(args, "rows", jobs, work, lambda rows: 1800.0)
+    return common.run_grid(args, "rows", jobs, work, seconds)
 
 
 def statuses(folder: Path) -> dict[int, str]:
@@ -123,6 +126,18 @@ def test_the_dry_run_lists_what_is_left_once_with_one_total(tmp_path, capsys):
     assert "in all about 1:00:00 h (3600 s)" in out
     assert run(tmp_path, "--dry-run", count=1) == 0
     assert "in all" not in capsys.readouterr().out
+
+
+def test_the_dry_run_goes_on_after_a_run_that_is_too_large(tmp_path, capsys):
+    def seconds(rows):
+        if rows[0]["seed"] == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return 1800.0
+
+    assert run(tmp_path, "--dry-run", seconds=seconds) == 0
+    out = capsys.readouterr().out
+    assert "  digits seed=1: out_of_memory: DefaultCPUAllocator" in out
+    assert "in all about 1:00:00 h (3600 s)" in out
 
 
 def test_a_file_system_without_locks_is_one_line(tmp_path):

@@ -224,7 +224,9 @@ def test_seeds_on_one_split_are_told_and_compared_seed_by_seed(tmp_path):
         resnet(tmp_path, **facts, **errors(*range(20 * seed)))
         resnet(tmp_path, **facts, **errors(*range(20 * seed + 10)), arch="resnet50")
         svm(tmp_path, **seeded(seed), **errors(), val_accuracy=0.9)
+        device(tmp_path, **facts)
     resnet(tmp_path, **seeded(7))
+    assert "± is the larger of two standard deviations: over 3 seeds" in text(tmp_path, "devices")
     answer = text(tmp_path, "answer")
     assert re.search(r"ResNet-50 \(1.00 [^)]*, 3 seeds\)", answer)
     assert re.search(r"the SVM \([^)]*, one run each\)", answer), "seed 0 has split 0 in both"
