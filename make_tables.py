@@ -56,6 +56,7 @@ FACTORS = {
 # Two finished rows of one run agree in these, as far as they have them; times may differ.
 SAME = ("split_id", "val_accuracy", "test_accuracy", "test_errors", "weights_sha256")
 MISSING = "not measured"
+SINGLE = "With a single seed a comparison holds for these trained models only."
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -181,6 +182,7 @@ class Setting:
 
     factors: dict[str, object]
     runs: dict[int, dict]
+    pooled: tuple[float, int] = (0.0, 0)  # see pooled()
 
     def __post_init__(self):
         self.first = next(iter(self.runs.values()))
@@ -264,6 +266,10 @@ class Study:
             longer = [each for each in found if each.factors.get("epochs", 0) > EPOCHS]
             self.longer[dataset] = longer
             self.settings[dataset] = [each for each in found if each not in longer]
+            for model in dict.fromkeys(each.model for each in found):
+                alike = [each for each in self.of(dataset, model) if len(each.runs) > 1]
+                for each in alike:
+                    each.pooled = pooled(alike)
         devices = groups(select(results["devices"], status="ok"), ["dataset"])
         for (dataset,), rows in devices.items():
             # The work that most rows did; of several machines of a kind the one with most rows.
@@ -404,56 +410,56 @@ def over_seeds(
 ) -> Difference:
     """The mean over seeds that each draw their own split. Splits overlap, so that a plain t test is
     too sure: the variance is multiplied by 1 / n + test / training images (C. Nadeau and Y. Bengio,
-    Machine Learning 52, 2003). Comparisons alike may know a least deviation, and its degrees of
-    freedom."""
+    Machine Learning 52, 2003). A least deviation may be known, with its degrees of freedom."""
     share = 1 / len(values) + row["n_test"] / row["n_train"]
     error = max(deviation(values, floors), least) * math.sqrt(share)
     return student(values.mean(), error, max(len(values) - 1, freedom), len(values))
 
 
-def matched(first: Setting, second: Setting) -> list[tuple[dict, dict]]:
-    """The runs of two settings seed by seed, those of one data set on equal splits."""
-    pairs = [(row, second.runs[seed]) for seed, row in first.runs.items() if seed in second.runs]
-    other = first.dataset != second.dataset
-    return [pair for pair in pairs if other or pair[0]["split_id"] == pair[1]["split_id"]]
+def pooled(settings: list[Setting]) -> tuple[float, int]:
+    """The variance of test accuracy over seeds, of the settings of a model together, and its
+    degrees of freedom: the residuals of an analysis of variance with seeds as blocks. Rows of one
+    training that differ in epochs count once. 0, 0 if there are too few runs."""
+    seeds = set.intersection(*(set(each.runs) for each in settings))
+    trainings = {str({**each.factors, "epochs": None}) for each in settings}
+    freedom = (len(trainings) - 1) * (len(seeds) - 1)
+    if freedom < 1:
+        return 0.0, 0
+    runs = [[each.runs[seed]["test_accuracy"] for seed in seeds] for each in settings]
+    values = np.array(runs)  # [settings, seeds]
+    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    return float((rest**2).sum()) / (len(settings) - 1) / (len(seeds) - 1), freedom
 
 
-def compare(first: Setting | None, second: Setting | None, *least: float) -> Difference | None:
+def compare(first: Setting | None, second: Setting | None) -> Difference | None:
     """Test accuracy of one setting less that of another, over the seeds that both have (on one
     data set with equal splits); None if they share none or are one setting."""
     if not (first and second) or first is second:
         return None
-    found = [on_one_split(*pair) for pair in matched(first, second)]
+    pairs = [(row, second.runs[seed]) for seed, row in first.runs.items() if seed in second.runs]
+    alike = first.dataset == second.dataset
+    found = [on_one_split(*pair) for pair in pairs
+             if not alike or pair[0]["split_id"] == pair[1]["split_id"]]  # fmt: skip
     if len(found) < 2:
         return found[0] if found else None
     sizes, errors = np.array([(each.size, each.error) for each in found]).T
+    variances, freedoms = zip(first.pooled, second.pooled, strict=True)
+    # The smaller freedom is less than Welch's, so never too sure.
+    least = (math.sqrt(sum(variances)), min(freedoms)) if all(freedoms) else ()
     return over_seeds(sizes, errors, first.first, *least)
 
 
-def pooled_deviation(pairs: list[tuple[Setting, Setting]]) -> tuple[float, float]:
-    """The deviation over seeds of several comparisons together, as in an analysis of variance, and
-    its degrees of freedom; rows of one training that differ in epochs count once."""
-    squares, freedom, trainings = 0.0, 0, set()
-    for pair in pairs:
-        gaps = [a["test_accuracy"] - b["test_accuracy"] for a, b in matched(*pair)]
-        if len(gaps) > 1:
-            squares += np.var(gaps) * len(gaps)
-            freedom += len(gaps) - 1
-        trainings.add(tuple(str({**each.factors, "epochs": None}) for each in pair))
-    return math.sqrt(squares / max(freedom, 1)), freedom * len(trainings) / len(pairs)
+def equal_seeds(pairs: list[tuple]) -> list[tuple]:
+    """With only the seeds that all settings have: more seeds of some would be another standard of
+    proof."""
+    settings = list(dict.fromkeys(each for pair in pairs for each in pair if each))
+    fair = dict(zip(settings, shared(settings), strict=True))
+    return [(fair.get(first), fair.get(second)) for first, second in pairs]
 
 
 def compare_all(pairs: Iterable[tuple]) -> list[Difference | None]:
-    """One family of comparisons, adjusted for their number. Those of the same two models learn from
-    each other how much seeds differ: three seeds alone tell too little."""
-    pairs, alike = list(pairs), {}
-    kinds = [tuple((each.dataset, each.model) for each in pair if each) for pair in pairs]
-    for kind, pair in zip(kinds, pairs, strict=True):
-        if all(pair) and pair[0] is not pair[1]:
-            alike.setdefault(kind, []).append(pair)
-    least = {kind: pooled_deviation(found) for kind, found in alike.items()}
-    return holm([compare(*pair, *least.get(kind, ()))
-                 for kind, pair in zip(kinds, pairs, strict=True)])  # fmt: skip
+    """One family of comparisons, adjusted for their number."""
+    return holm([compare(*pair) for pair in pairs])
 
 
 def error_bar(setting: Setting) -> tuple[float, float]:
@@ -729,11 +735,12 @@ def above(bound: float, low: float, high: float) -> int:
 def most_lines(study: Study) -> Judgement:
     small, large = (study.of("mnist", model) for model in MODELS[1:])
     pairs = [(find(small, **line), find(large, **line)) for line in GRID]
-    signs = [gap.sign() for gap in compare_all(pairs) if gap]
-    won, lost, tied = (signs.count(sign) for sign in (1, -1, 0))
-    if signs:  # more than half must be won; those that are not lost may be
+    gaps = [gap for gap in compare_all(equal_seeds(pairs)) if gap]
+    won, lost, tied = ([gap.sign() for gap in gaps].count(sign) for sign in (1, -1, 0))
+    if gaps:  # more than half must be won; those that are not lost may be
         yield above(len(GRID) / 2 + 0.5, won, len(GRID) - lost)
-        yield f"{won} won, {lost} lost, {tied} tied of {len(signs)} measured"
+        seeds = count(min(gap.seeds for gap in gaps), "seed")
+        yield f"{won} won, {lost} lost, {tied} tied of {len(gaps)} measured, on {seeds}"
 
 
 def peak(study: Study) -> Judgement:
@@ -806,10 +813,10 @@ def gap_is_wider(study: Study) -> Judgement:
         compare(study.best(name, *MODELS[1:]), study.best(name, "SVM")) for name in CLAIMED
     )
     if first and second:
-        freedom = min(first.freedom, second.freedom)  # fewer than Welch's, so never too sure
+        freedom = min(first.freedom, second.freedom)  # fewer than Welch's
         gap = student(first.size - second.size, math.hypot(first.error, second.error), freedom)
         yield gap.sign()
-        yield f"{gap} ({gap.p_text()})"
+        yield f"{gap} ({gap.p_text()}), from {first} on MNIST and {second} on FashionMNIST"
 
 
 def gpu_gain(study: Study, model: str, claimed: int) -> Judgement:
@@ -839,7 +846,7 @@ def adam_is_best(study: Study) -> Judgement:
         yield min(gap.sign(), 0) if gap else 1
         text = f"{show(dataset)}: best on validation is {the(best.model)} ({best})"
         state = ("a tie", "better", "worse")[gap.sign()] if gap else ""
-        yield f"{text}; this one is {state}, {gap} points" if gap else text
+        yield f"{text}; this one is {state}, {gap} points ({gap.basis()})" if gap else text
 
 
 def pinned_pairs(study: Study) -> list[tuple[dict, dict]]:
@@ -903,8 +910,7 @@ def claims(study: Study) -> Iterator[str]:
     note = (
         "Whole data sets are judged, no subsets. *Not resolved*: the data allow both, or a part is"
         " not measured. Brackets hold 95 % intervals; differences are points of accuracy; p is"
-        " Holm-adjusted within a claim (5a: for all pairs of best models). With a single seed a"
-        " comparison holds for these trained models only."
+        f" Holm-adjusted within a claim (5a: for all pairs of best models). {SINGLE}"
     )
     header = ["", "Claim", "Verdict", "Figures"]
     yield table("An earlier report's claims, judged by the rows", header, lines, note)
@@ -961,8 +967,7 @@ def device_tables(study: Study) -> Iterator[str]:
             title += f" {count(row['epochs'], 'epoch')}"
         note = (
             "MFLOPs are those of training on one image, forward and backward, 2 for each"
-            " multiply-accumulate. A comparison of single runs holds for these trained models"
-            f" only. {notes_on(found)}"
+            f" multiply-accumulate. {SINGLE} {notes_on(found)}"
         )
         yield table(title, header, lines, note, *deeper_networks(found))
 
@@ -997,17 +1002,14 @@ def device_costs(study: Study) -> Iterator[str]:
 
 
 def settings_tables(study: Study, svm: bool) -> Iterator[str]:
-    """For each data set every setting beside the best one of all models. All are compared on the
-    seeds that all have: more seeds of some would be another standard of proof. The best is chosen
-    on validation, so its luck in the choice does not count as a difference."""
+    """For each data set every setting beside the best one of all models on validation."""
     first = ["Test accuracy (%)"] if svm else ["Model", "Test accuracy (%)"]
     last = ["Validation (%)", "Training (s)", "Testing (s)", "FLOPs (10¹²)"]
     last += ["Support vectors", "Setting"] if svm else ["Setting"]
     header = [*first, "Difference (points)", "Holm-adjusted p", *last]
     for dataset in study.settings:
         found, best = study.of(dataset), study.best(dataset)
-        fair = dict(zip(found, shared(found), strict=True))
-        gaps = compare_all([(fair[each], fair[best]) for each in found])
+        gaps = compare_all(equal_seeds([(each, best) for each in found]))
         used, lines = [], []
         for setting, gap in zip(found, gaps, strict=True):
             if (setting.model == "SVM") != svm:
@@ -1020,7 +1022,10 @@ def settings_tables(study: Study, svm: bool) -> Iterator[str]:
         title = f"{show(dataset)}, {'SVMs' if svm else 'ResNets'}: all settings"
         note = "Differences are points of test accuracy from the best setting of all models"
         if used:
-            note += f" on validation, {the(best.model)} ({best}). {notes_on(used)}"
+            note += f" on validation, {the(best.model)} ({best})"
+            if seeds := {gap.seeds for gap in gaps if gap}:
+                note += f", over the {count(min(seeds), 'seed')} that all have"
+            note += f". {SINGLE if 1 in seeds else ''} {notes_on(used)}"
             yield table(title, header, lines, note)
 
 
