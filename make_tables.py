@@ -413,7 +413,7 @@ def over_seeds(
     Machine Learning 52, 2003). A least deviation may be known, with its degrees of freedom."""
     share = 1 / len(values) + row["n_test"] / row["n_train"]
     error = max(deviation(values, floors), least) * math.sqrt(share)
-    return student(values.mean(), error, max(len(values) - 1, freedom), len(values))
+    return student(values.mean(), error, freedom or len(values) - 1, len(values))
 
 
 def pooled(settings: list[Setting]) -> tuple[float, int]:
@@ -445,7 +445,8 @@ def compare(first: Setting | None, second: Setting | None) -> Difference | None:
     sizes, errors = np.array([(each.size, each.error) for each in found]).T
     variances, freedoms = zip(first.pooled, second.pooled, strict=True)
     # The smaller freedom is less than Welch's, so never too sure.
-    least = (math.sqrt(sum(variances)), min(freedoms)) if all(freedoms) else ()
+    more = min(freedoms) > len(found) - 1
+    least = (math.sqrt(sum(variances)), min(freedoms)) if more else ()
     return over_seeds(sizes, errors, first.first, *least)
 
 
