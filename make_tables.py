@@ -525,6 +525,10 @@ def the(model: str) -> str:
     return "the SVM" if model == "SVM" else model
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their headers
     "Data set": lambda each: show(each.dataset),
     "Model": lambda each: each.model,
@@ -558,8 +562,8 @@ def notes_on(settings: list[Setting]) -> str:
     seeds, notes = {len(each.runs) for each in settings}, []
     if several := seeds - {1}:
         notes.append(
-            f"± is the larger of two standard deviations: over {span(several)} seeds, and as"
-            " expected from the number of test images."
+            f"± is one standard deviation: the one over {span(several)} seeds, or the one that the"
+            " number of test images leaves, if that is larger."
         )
         own = "split, " if all(row["fixed_split"] is None for row in rows) else ""
         notes.append(f"Each seed draws its own {own}initial weights and batch order.")
@@ -595,7 +599,7 @@ def answer(study: Study) -> Iterator[str]:
         lines += [[show(dataset), model, *[MISSING] * 3, "", ""] for model in lacking]
         sentences += [f"- {winner(bests, gaps)}{costs(bests)}"] if bests else []
     title = "The best setting of each model, chosen by validation accuracy"
-    title += f" (ResNets: at most {EPOCHS} epochs)"
+    title += f" (ResNets: at most {EPOCHS} epochs; bold: the leader and ties)"
     yield table(title, names, lines)
     if used:
         yield "\n".join([*sentences, *more_epochs(study), *solver_costs(study)])
@@ -612,15 +616,15 @@ def how_to_read(study: Study, used: list[Setting]) -> Iterator[str]:
     models = listed(f"{span(counts)} settings ({model})" for model, counts in tried.items())
     scatter = max(max(each.values("train_ms")) / min(each.values("train_ms")) for each in used)
     yield (
-        f"Each is the best of {models}; the leader and ties are bold. Times are medians over seeds;"
-        f" those of one setting differ by a factor of up to {times(scatter)}. {notes_on(used)}"
+        f"Each is the best of {models}. Times are medians over seeds; in one setting the longest is"
+        f" up to {times(scatter)} times the shortest. {notes_on(used)}"
     )
     yield (
-        "Two models are compared on the seeds that both have, so a difference may not be that of"
-        " two lines. Its brackets hold the 95 % interval of one comparison. p is adjusted for the"
-        f" {len(headline(study))} comparisons of best models (Holm): it can be above 0.05 although"
-        " 0 is outside the brackets, and two can be equal. [The tests](./README.md#statistics)"
-        " allow for overlapping splits."
+        "A comparison uses the seeds that both models have, so it may differ from what two lines"
+        f" of the table give. p is adjusted for the {len(headline(study))} comparisons of best"
+        " models (Holm); the brackets, a 95 % interval, are not. So the two can disagree, and two"
+        " p can be equal. A tie is no proof of equality. [The tests](./README.md#statistics) allow"
+        " for overlapping splits."
     )
 
 
@@ -635,19 +639,23 @@ def headline(study: Study) -> dict[tuple[str, str, str], Difference | None]:
 
 
 def winner(bests: dict[str, Setting], gaps: dict) -> str:
-    """Which model wins, and by how much."""
-    first, *others = bests.values()
-    parts, ties = {1: [], 0: [], -1: []}, []
-    for other in others:
-        if gap := gaps[first.dataset, first.model, other.model]:
-            size = str(gap).replace("+", "")
-            parts[gap.sign()].append(f"{the(other.model)} ({size} points, {gap.basis()})")
-            ties += [] if gap.sign() else [the(other.model)]
-    text = f"**{show(first.dataset)}: {the(first.model)} leads with {100 * first.mean():.2f} %"
+    """Which model leads, and how far each is ahead of those after it."""
+    names, first = list(bests), next(iter(bests.values()))
+    dataset = first.dataset
+    ties = [the(name) for name in names[1:]
+            if (gap := gaps[dataset, names[0], name]) and gap.sign() == 0]  # fmt: skip
+    text = f"**{show(dataset)}: {the(names[0])} leads with {100 * first.mean():.2f} %"
     text += f", in a tie with {listed(ties)}.**" if ties else ".**"
-    starts = ("It has no significant lead over", "It beats", "On test images it is behind")
-    for sign, others in parts.items():
-        text += f" {starts[sign]} {listed(others)}." if others else ""
+    verbs = ("has no significant lead over", "beats", "is, on test images, behind")
+    for place, name in enumerate(names):
+        parts = {1: [], 0: [], -1: []}
+        for other in names[place + 1 :]:
+            if gap := gaps[dataset, name, other]:
+                size = str(gap).replace("+", "")
+                parts[gap.sign()].append(f"{the(other)} ({size} points, {gap.basis()})")
+        for sign, others in parts.items():
+            subject = capital(the(name)) if place else "It"
+            text += f" {subject} {verbs[sign]} {listed(others)}." if others else ""
     return text
 
 
@@ -662,7 +670,7 @@ def costs(bests: dict[str, Setting]) -> str:
     if not parts:
         return ""
     name, seconds = the(fastest.model), short(fastest.median("train_ms") / 1e3)
-    return f" {name[0].upper()}{name[1:]} trains in {seconds} s; {listed(parts)}."
+    return f" {capital(name)} trains in {seconds} s; {listed(parts)}."
 
 
 def more_epochs(study: Study) -> Iterator[str]:
@@ -701,9 +709,9 @@ def solver_costs(study: Study) -> Iterator[str]:
                 bests.append(f"{seconds} s for the best on {show(setting.dataset)}")
     if ratios:
         text = "- The SVMs use this repository's solver. scikit-learn's takes"
-        text += f" {listed(bests)};" if bests else ""
-        text += f" {span(ratios, times)} times as long in {count(len(ratios), 'setting')}."
-        yield f"{text} Their accuracies differ by {max(gaps):.2f} points at most."
+        text += f" {listed(bests)}, and" if bests else ""
+        text += f" {span(ratios, times)} times as long in the {count(len(ratios), 'setting')}"
+        yield f"{text} timed with both. Their accuracies differ by {max(gaps):.2f} points at most."
 
 
 # --- claims --------------------------------------------------------------------------------------
@@ -806,7 +814,7 @@ def svm_is_behind(study: Study) -> Judgement:
             gap = replace(other, size=-other.size)
         yield gap and gap.sign()
         if gap:
-            yield f"{show(dataset)} {model} {gap} ({gap.p_text()})"
+            yield f"{show(dataset)} {model}'s lead {gap} ({gap.p_text()})"
 
 
 def gap_is_wider(study: Study) -> Judgement:
@@ -817,7 +825,8 @@ def gap_is_wider(study: Study) -> Judgement:
         freedom = min(first.freedom, second.freedom)  # fewer than Welch's
         gap = student(first.size - second.size, math.hypot(first.error, second.error), freedom)
         yield gap.sign()
-        yield f"{gap} ({gap.p_text()}), from {first} on MNIST and {second} on FashionMNIST"
+        leads = f"{first} on MNIST and {second} on FashionMNIST"
+        yield f"{gap} ({gap.p_text()}); the best ResNet leads by {leads}"
 
 
 def gpu_gain(study: Study, model: str, claimed: int) -> Judgement:
@@ -909,7 +918,7 @@ def claims(study: Study) -> Iterator[str]:
         state, text = verdict(judge(whole))
         lines.append([number, sentence, f"**{state}**", text])
     note = (
-        "Whole data sets are judged, no subsets. *Not resolved*: the data allow both, or a part is"
+        "Whole data sets are judged, no subsets. *Not resolved*: the rows fit both, or a part is"
         " not measured. Brackets hold 95 % intervals; differences are points of accuracy; p is"
         f" Holm-adjusted within a claim (5a: for all pairs of best models). {SINGLE}"
     )

@@ -52,7 +52,7 @@ def test_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     for seed, accuracy in enumerate((0.96, 0.97, 0.98)):
         resnet(tmp_path, **seeded(seed), test_accuracy=accuracy, train_time_ms=10.0 ** (seed + 4))
     assert "| 32 | Adam | 0.001 | 97.00 ± 1.00 (3) |" in text(tmp_path, "resnet")
-    assert "over 3 seeds, and as" in text(tmp_path, "resnet")
+    assert "the one over 3 seeds, or" in text(tmp_path, "resnet")
     assert "| **97.00 ± 1.00** | 100 |" in text(tmp_path, "answer")  # the median, not the mean
 
 
@@ -87,7 +87,7 @@ def test_the_answer_tells_a_tie_and_a_better_model_on_test_images(tmp_path):
     assert "**MNIST: ResNet-18 leads with 92.00 %, in a tie with the SVM.**" in answer
     assert "| **SVM** | **91.90 [" in answer, "bold, too"
     svm(tmp_path, **errors(*range(10)))
-    assert "On test images it is behind the SVM (-7.00 [" in text(tmp_path, "answer")
+    assert "It is, on test images, behind the SVM (-7.00 [" in text(tmp_path, "answer")
 
 
 def test_the_solvers_are_compared_on_settings_that_both_have(tmp_path):
@@ -99,7 +99,7 @@ def test_the_solvers_are_compared_on_settings_that_both_have(tmp_path):
     assert "scikit-learn's" not in text(tmp_path, "answer")  # another setting, another machine
     svm(tmp_path, solver="sklearn", fit_time_ms=15_000.0)
     answer = text(tmp_path, "answer")
-    assert "takes 15.0 s for the best on MNIST; 3.0 times as long in 1 setting. Their" in answer
+    assert "takes 15.0 s for the best on MNIST, and 3.0 times as long in the 1 setting" in answer
     assert "accuracies differ by 0.00 points at most." in answer
 
 
@@ -226,7 +226,7 @@ def test_seeds_on_one_split_are_told_and_compared_seed_by_seed(tmp_path):
         svm(tmp_path, **seeded(seed), **errors(), val_accuracy=0.9)
         device(tmp_path, **facts)
     resnet(tmp_path, **seeded(7))
-    assert "± is the larger of two standard deviations: over 3 seeds" in text(tmp_path, "devices")
+    assert "the one over 3 seeds, or" in text(tmp_path, "devices")
     answer = text(tmp_path, "answer")
     assert re.search(r"ResNet-50 \(1.00 [^)]*, 3 seeds\)", answer)
     assert re.search(r"the SVM \([^)]*, one run each\)", answer), "seed 0 has split 0 in both"
