@@ -182,7 +182,6 @@ class Setting:
 
     factors: dict[str, object]
     runs: dict[int, dict]
-    pooled: tuple[float, int] = (0.0, 0)  # see pooled()
 
     def __post_init__(self):
         self.first = next(iter(self.runs.values()))
@@ -266,10 +265,6 @@ class Study:
             longer = [each for each in found if each.factors.get("epochs", 0) > EPOCHS]
             self.longer[dataset] = longer
             self.settings[dataset] = [each for each in found if each not in longer]
-            for model in dict.fromkeys(each.model for each in found):
-                alike = [each for each in self.of(dataset, model) if len(each.runs) > 1]
-                for each in alike:
-                    each.pooled = pooled(alike)
         devices = groups(select(results["devices"], status="ok"), ["dataset"])
         for (dataset,), rows in devices.items():
             # The work that most rows did; of several machines of a kind the one with most rows.
@@ -416,38 +411,52 @@ def over_seeds(
     return student(values.mean(), error, freedom or len(values) - 1, len(values))
 
 
-def pooled(settings: list[Setting]) -> tuple[float, int]:
-    """The variance of test accuracy over seeds, of the settings of a model together, and its
-    degrees of freedom: the residuals of an analysis of variance with seeds as blocks. Rows of one
-    training that differ in epochs count once. 0, 0 if there are too few runs."""
-    seeds = set.intersection(*(set(each.runs) for each in settings))
-    trainings = {str({**each.factors, "epochs": None}) for each in settings}
-    freedom = (len(trainings) - 1) * (len(seeds) - 1)
-    if freedom < 1:
-        return 0.0, 0
-    runs = [[each.runs[seed]["test_accuracy"] for seed in seeds] for each in settings]
-    values = np.array(runs)  # [settings, seeds]
-    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-    return float((rest**2).sum()) / (len(settings) - 1) / (len(seeds) - 1), freedom
+def matched(first: Setting, second: Setting) -> dict[int, tuple[dict, dict]]:
+    """The runs of two settings by seed, those of one data set only on equal splits."""
+    runs = {seed: (row, second.runs[seed]) for seed, row in first.runs.items()
+            if seed in second.runs}  # fmt: skip
+    other = first.dataset != second.dataset
+    return {
+        seed: (a, b) for seed, (a, b) in runs.items() if other or a["split_id"] == b["split_id"]
+    }
 
 
-def compare(first: Setting | None, second: Setting | None) -> Difference | None:
+def compare(first: Setting | None, second: Setting | None, *least: float) -> Difference | None:
     """Test accuracy of one setting less that of another, over the seeds that both have (on one
-    data set with equal splits); None if they share none or are one setting."""
+    data set with equal splits); None if they share none or are one setting. least: see pooled."""
     if not (first and second) or first is second:
         return None
-    pairs = [(row, second.runs[seed]) for seed, row in first.runs.items() if seed in second.runs]
-    alike = first.dataset == second.dataset
-    found = [on_one_split(*pair) for pair in pairs
-             if not alike or pair[0]["split_id"] == pair[1]["split_id"]]  # fmt: skip
+    found = [on_one_split(*pair) for pair in matched(first, second).values()]
     if len(found) < 2:
         return found[0] if found else None
     sizes, errors = np.array([(each.size, each.error) for each in found]).T
-    variances, freedoms = zip(first.pooled, second.pooled, strict=True)
-    # The smaller freedom is less than Welch's, so never too sure.
-    more = min(freedoms) > len(found) - 1
-    least = (math.sqrt(sum(variances)), min(freedoms)) if more else ()
-    return over_seeds(sizes, errors, first.first, *least)
+    better = least and least[1] > len(found) - 1
+    return over_seeds(sizes, errors, first.first, *(least if better else ()))
+
+
+def pooled(pairs: list[tuple[Setting, Setting]]) -> tuple[float, ...]:
+    """The deviation over seeds of comparisons of the same two models together, and its degrees of
+    freedom; nothing if they share too few seeds.
+
+    Some seeds are better for all of these (say, a lucky run of the one best setting), so they are
+    not independent: the variance is the sum of two mean squares of an analysis of variance with
+    seeds as blocks, and has F. E. Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946).
+    Rows of one training that differ in epochs count once."""
+    pairs = [pair for pair in pairs if len(matched(*pair)) > 1]
+    seeds = set.intersection(*(set(matched(*pair)) for pair in pairs)) if pairs else set()
+    trainings = {str([{**each.factors, "epochs": None} for each in pair]) for pair in pairs}
+    if len(seeds) < 2 or len(trainings) < 2:
+        return ()
+    runs = [[matched(*pair)[seed] for seed in seeds] for pair in pairs]
+    gaps = np.array([[a["test_accuracy"] - b["test_accuracy"] for a, b in row] for row in runs])
+    rest = gaps - gaps.mean(1, keepdims=True)  # [pairs, seeds]
+    common = rest.mean(0)
+    freedom = len(seeds) - 1
+    parts = np.array([(common**2).sum(), ((rest - common) ** 2).sum() / len(pairs)]) / freedom
+    if not parts.any():
+        return ()
+    by_part = freedom * np.array([1, len(trainings) - 1])
+    return math.sqrt(parts.sum()), float(parts.sum() ** 2 / (parts**2 / by_part).sum())
 
 
 def equal_seeds(pairs: list[tuple]) -> list[tuple]:
@@ -459,8 +468,16 @@ def equal_seeds(pairs: list[tuple]) -> list[tuple]:
 
 
 def compare_all(pairs: Iterable[tuple]) -> list[Difference | None]:
-    """One family of comparisons, adjusted for their number."""
-    return holm([compare(*pair) for pair in pairs])
+    """One family of comparisons, adjusted for their number. Those of the same two models learn from
+    each other how much seeds differ: three seeds alone tell too little."""
+    pairs, alike = list(pairs), {}
+    models = [tuple((each.dataset, each.model) for each in pair if each) for pair in pairs]
+    for key, (first, second) in zip(models, pairs, strict=True):
+        if first and second and first is not second:
+            alike.setdefault(key, []).append((first, second))
+    least = {key: pooled(found) for key, found in alike.items()}
+    compared = zip(models, pairs, strict=True)
+    return holm([compare(*pair, *least.get(key, ())) for key, pair in compared])
 
 
 def error_bar(setting: Setting) -> tuple[float, float]:
