@@ -271,11 +271,11 @@ CASES = [
     ("3", CONTRADICTED, lambda folder: (
         runs(folder, BAD, datasets=["mnist"]), runs(folder, GOOD, datasets=["fashion"]))),
     ("3", UNRESOLVED, lambda folder: runs(folder, GOOD)),
-    ("4a", SUPPORTED, lambda folder: timed(folder, 1e4, 2e4)),
-    ("4a", CONTRADICTED, lambda folder: timed(folder, 2e4, 1e4)),
+    ("4a", SUPPORTED, lambda folder: timed(folder, 1e4, 3e4)),
+    ("4a", CONTRADICTED, lambda folder: timed(folder, 3e4, 1e4)),
     ("4a", UNRESOLVED, lambda folder: timed(folder, 1e4, 1.2e4)),
     ("4a", MISSING, lambda folder: timed(folder, 1e4, 2e4, threads=64)),
-    ("4a'", SUPPORTED, lambda folder: timed(folder, 1e4, 2e4, solver="sklearn")),
+    ("4a'", SUPPORTED, lambda folder: timed(folder, 1e4, 3e4, solver="sklearn")),
     ("4a'", CONTRADICTED, lambda folder: (
         timed(folder, 1e3, 2e4), timed(folder, 1e5, 2e4, solver="sklearn", threads=2))),
     ("4a'", UNRESOLVED, lambda folder: timed(folder, 1e4, 1e4, solver="sklearn")),
