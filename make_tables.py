@@ -229,7 +229,7 @@ def shared(settings: list[Setting]) -> list[Setting]:
 
 
 def most_accurate(settings: list[Setting]) -> Setting | None:
-    """The highest mean validation accuracy over the seeds that all have."""
+    """The highest mean validation accuracy over the seeds that all have, the first of equals."""
     means = [each.mean("val_accuracy") for each in shared(settings)]
     return settings[int(np.argmax(means))] if settings else None
 
@@ -314,7 +314,7 @@ def one_setup(rows: list[dict], names: Iterable[str] = SETUP) -> list[dict]:
 # --- statistics ----------------------------------------------------------------------------------
 
 LEVEL = 0.05  # of significance
-NOISE = 2  # equal work on other machines of one kind took up to 1.7 times as long
+NOISE = 2  # medians of equal work on machines of one kind differed by a factor of 1.7
 DEARER, MARGIN = 1.5, 0.01  # a gain below one point of accuracy is not worth so many times the cost
 
 
@@ -619,9 +619,25 @@ def answer(study: Study) -> Iterator[str]:
     title += f" (ResNets: at most {EPOCHS} epochs; bold: the leader and ties)"
     yield table(title, names, lines)
     if used:
-        yield "\n".join([*sentences, *more_epochs(study), *solver_costs(study)])
+        yield "\n".join(
+            [*sentences, *equally_chosen(study), *more_epochs(study), *solver_costs(study)]
+        )
         yield from shown(study, "accuracy")
         yield from how_to_read(study, used)
+
+
+def equally_chosen(study: Study) -> Iterator[str]:
+    """The settings that are exactly as good on validation images as the best of their model."""
+    for dataset in study.settings:
+        for model, best in study.bests(dataset).items():
+            found = study.of(dataset, model)
+            means = dict(zip(found, [e.mean("val_accuracy") for e in shared(found)], strict=True))
+            equal = [str(each) for each in found if each is not best and means[each] == means[best]]
+            if equal:
+                yield (
+                    f"- {show(dataset)}: on validation images {listed(equal)} is exactly as good as"
+                    f" the best setting of {the(model)}. With that choice a verdict may differ."
+                )
 
 
 def how_to_read(study: Study, used: list[Setting]) -> Iterator[str]:

@@ -90,6 +90,16 @@ def test_the_answer_tells_a_tie_and_a_better_model_on_test_images(tmp_path):
     assert "It is, on test images, behind the SVM (-7.00 [" in text(tmp_path, "answer")
 
 
+def test_a_choice_between_equal_settings_is_told(tmp_path):
+    resnet(tmp_path, val_accuracy=0.98)
+    resnet(tmp_path, val_accuracy=0.97, lr=1e-4)
+    assert "exactly as good" not in text(tmp_path, "answer")
+    resnet(tmp_path, val_accuracy=0.98, batch_size=16)
+    (line,) = re.findall(".*exactly as good.*", text(tmp_path, "answer"))
+    assert "batch 16" in line or "batch 32" in line
+    assert "0.0001" not in line
+
+
 def test_the_solvers_are_compared_on_settings_that_both_have(tmp_path):
     svm(tmp_path, training_flops=None)
     for degree in (2, 3, 4):
