@@ -124,7 +124,7 @@ grid=(--opt sgd adam --lr 1e-3 1e-4 --bs 16 32 --epochs 3 5)
 mnist18=(--dataset mnist --arch resnet18 --opt sgd --lr 1e-3 --bs 16)
 mnist50=(--dataset mnist --arch resnet50 --opt sgd --lr 1e-3 --bs 16)
 fashion18=(--dataset fashion --arch resnet18 --opt adam --lr 1e-4 --bs 16)
-fashion50=(--dataset fashion --arch resnet50 --opt adam --lr 1e-4 --bs 16)
+fashion50=(--dataset fashion --arch resnet50 --opt sgd --lr 1e-3 --bs 32)
 
 # The assignment's rows come first. results/ has a few more, of settings that led on fewer runs.
 stages() {
