@@ -228,10 +228,17 @@ def shared(settings: list[Setting]) -> list[Setting]:
             for each in settings]  # fmt: skip
 
 
+def validation(settings: list[Setting]) -> dict[Setting, float]:
+    """The mean validation accuracy of each over the seeds that all have; equal ones are equal to
+    the last bit."""
+    means = [round(each.mean("val_accuracy"), 9) for each in shared(settings)]
+    return dict(zip(settings, means, strict=True))
+
+
 def most_accurate(settings: list[Setting]) -> Setting | None:
     """The highest mean validation accuracy over the seeds that all have, the first of equals."""
-    means = [each.mean("val_accuracy") for each in shared(settings)]
-    return settings[int(np.argmax(means))] if settings else None
+    means = validation(settings)
+    return max(means, key=means.get, default=None)
 
 
 def find(settings: list[Setting], **factors) -> Setting | None:
@@ -277,6 +284,11 @@ class Study:
     def of(self, dataset: str, *models: str) -> list[Setting]:
         found = self.settings.get(dataset, [])
         return [each for each in found if not models or each.model in models]
+
+    def validation(self, dataset: str) -> dict[Setting, float]:
+        """What the best setting of each model is chosen by."""
+        models = dict.fromkeys(each.model for each in self.of(dataset))
+        return reduce(dict.__or__, [validation(self.of(dataset, model)) for model in models], {})
 
     def bests(self, dataset: str, *models: str) -> dict[str, Setting]:
         """The best setting of each model, the best model first: one after another is set against
@@ -552,7 +564,6 @@ CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their he
     "Device": lambda each: show(each.factors["device"]),
     "Optimizer": lambda each: show(each.factors["optimizer"]),
     "Test accuracy (%)": percent,
-    "Validation (%)": lambda each: f"{100 * each.mean('val_accuracy'):.2f}",
     "Training (s)": lambda each: short(each.median("train_ms") / 1e3),
     "Testing (s)": lambda each: short(each.median("predict_time_ms") / 1e3),
     "FLOPs (10¹²)": lambda each: short(each.median("training_flops") / 1e12),
@@ -629,11 +640,10 @@ def answer(study: Study) -> Iterator[str]:
 def equally_chosen(study: Study) -> Iterator[str]:
     """The settings that are exactly as good on validation images as the best of their model."""
     for dataset in study.settings:
+        means = study.validation(dataset)
         for model, best in study.bests(dataset).items():
-            found = study.of(dataset, model)
-            means = dict(zip(found, [e.mean("val_accuracy") for e in shared(found)], strict=True))
-            equal = [str(each) for each in found if each is not best and means[each] == means[best]]
-            if equal:
+            others = [each for each in study.of(dataset, model) if each is not best]
+            if equal := [str(each) for each in others if means[each] == means[best]]:
                 yield (
                     f"- {show(dataset)}: on validation images {listed(equal)} is exactly as good as"
                     f" the best setting of {the(model)}. With that choice a verdict may differ."
@@ -1047,11 +1057,12 @@ def device_costs(study: Study) -> Iterator[str]:
 def settings_tables(study: Study, svm: bool) -> Iterator[str]:
     """For each data set every setting beside the best one of all models on validation."""
     first = ["Test accuracy (%)"] if svm else ["Model", "Test accuracy (%)"]
-    last = ["Validation (%)", "Training (s)", "Testing (s)", "FLOPs (10¹²)"]
+    last = ["Training (s)", "Testing (s)", "FLOPs (10¹²)"]
     last += ["Support vectors", "Setting"] if svm else ["Setting"]
-    header = [*first, "Difference (points)", "Holm-adjusted p", *last]
+    header = [*first, "Difference (points)", "Holm-adjusted p", "Validation (%)", *last]
     for dataset in study.settings:
-        found, best = study.of(dataset), study.best(dataset)
+        means, best = study.validation(dataset), study.best(dataset)
+        found = sorted(means, key=means.get, reverse=True)
         gaps = compare_all(equal_seeds([(each, best) for each in found]))
         used, lines = [], []
         for setting, gap in zip(found, gaps, strict=True):
@@ -1060,6 +1071,7 @@ def settings_tables(study: Study, svm: bool) -> Iterator[str]:
             beside = ["", "best"] if setting is best else [MISSING, ""]
             if gap:  # a tie is not shown to be worse
                 beside = [str(gap), ("tie, ", "better, ", "")[gap.sign()] + gap.p_text()]
+            beside.append(f"{100 * means[setting]:.2f}")
             lines.append([*cells(setting, first), *beside, *cells(setting, last)])
             used.append(setting)
         title = f"{show(dataset)}, {'SVMs' if svm else 'ResNets'}: all settings"
@@ -1068,8 +1080,9 @@ def settings_tables(study: Study, svm: bool) -> Iterator[str]:
             note += f" on validation, {the(best.model)} ({best})"
             if seeds := {gap.seeds for gap in gaps if gap}:
                 note += f", over the {count(min(seeds), 'seed')} that all have"
-            note += f". {SINGLE if 1 in seeds else ''} {notes_on(used)}"
-            yield table(title, header, lines, note)
+            note += ". Validation accuracy is the mean over the seeds that all settings of a model"
+            note += f" have; by it the best is chosen. {f'{SINGLE} ' if 1 in seeds else ''}"
+            yield table(title, header, lines, note + notes_on(used))
 
 
 def longer_trainings(study: Study) -> Iterator[str]:

@@ -91,10 +91,13 @@ def test_the_answer_tells_a_tie_and_a_better_model_on_test_images(tmp_path):
 
 
 def test_a_choice_between_equal_settings_is_told(tmp_path):
-    resnet(tmp_path, val_accuracy=0.98)
-    resnet(tmp_path, val_accuracy=0.97, lr=1e-4)
+    values = (0.985, 0.98, 0.97)  # their mean depends on the order, in its last bit
+    for seed, accuracy in enumerate(values):
+        resnet(tmp_path, **seeded(seed), val_accuracy=accuracy)
+        resnet(tmp_path, **seeded(seed), val_accuracy=0.97, lr=1e-4)
     assert "exactly as good" not in text(tmp_path, "answer")
-    resnet(tmp_path, val_accuracy=0.98, batch_size=16)
+    for seed, accuracy in enumerate(reversed(values)):
+        resnet(tmp_path, **seeded(seed), val_accuracy=accuracy, batch_size=16)
     (line,) = re.findall(".*exactly as good.*", text(tmp_path, "answer"))
     assert "batch 16" in line or "batch 32" in line
     assert "0.0001" not in line
@@ -114,12 +117,14 @@ def test_the_solvers_are_compared_on_settings_that_both_have(tmp_path):
 
 
 def test_settings_are_sorted_by_validation_accuracy(tmp_path):
-    for C, accuracy in ((1.0, 0.9), (10.0, 0.95), (0.1, 0.8)):
+    """Over the seeds that all have: a good seed of one alone lifts it over no other."""
+    svm(tmp_path, **seeded(1), C=1.0, val_accuracy=0.99)
+    for C, accuracy in ((1.0, 0.92), (10.0, 0.95), (0.1, 0.8)):
         svm(tmp_path, C=C, val_accuracy=accuracy)
     _, _, *lines = re.findall(r"^\|.*", text(tmp_path, "svm-settings"), re.MULTILINE)
     assert [line.split(", ")[-2] for line in lines] == ["C 10", "C 1", "C 0.1"]
     assert "|  | best | 95.00 |" in lines[0]
-    assert "| tie, p = 1.000 | 90.00 |" in lines[1]
+    assert "| tie, p = 1.000 | 92.00 |" in lines[1]
 
 
 def test_more_seeds_are_no_other_standard_of_proof(tmp_path):
