@@ -286,9 +286,11 @@ class Study:
         return [each for each in found if not models or each.model in models]
 
     def validation(self, dataset: str) -> dict[Setting, float]:
-        """What the best setting of each model is chosen by."""
-        models = dict.fromkeys(each.model for each in self.of(dataset))
-        return reduce(dict.__or__, [validation(self.of(dataset, model)) for model in models], {})
+        """For every setting the validation accuracy by which the best of its model is chosen."""
+        means = {}
+        for model in dict.fromkeys(each.model for each in self.of(dataset)):
+            means |= validation(self.of(dataset, model))
+        return means
 
     def bests(self, dataset: str, *models: str) -> dict[str, Setting]:
         """The best setting of each model, the best model first: one after another is set against
@@ -1080,9 +1082,10 @@ def settings_tables(study: Study, svm: bool) -> Iterator[str]:
             note += f" on validation, {the(best.model)} ({best})"
             if seeds := {gap.seeds for gap in gaps if gap}:
                 note += f", over the {count(min(seeds), 'seed')} that all have"
-            note += ". Validation accuracy is the mean over the seeds that all settings of a model"
-            note += f" have; by it the best is chosen. {f'{SINGLE} ' if 1 in seeds else ''}"
-            yield table(title, header, lines, note + notes_on(used))
+            note += ". Validation accuracy, by which the best of a model is chosen, is the mean"
+            note += " over the seeds that all its settings have."
+            notes = [note, *([SINGLE] if 1 in seeds else []), notes_on(used)]
+            yield table(title, header, lines, " ".join(notes))
 
 
 def longer_trainings(study: Study) -> Iterator[str]:
