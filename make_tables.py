@@ -1252,13 +1252,17 @@ def cost_picture(study: Study, dataset: str) -> str | None:
 
 
 def curve_picture(study: Study, dataset: str, longer: bool = False) -> str | None:
-    """Accuracy after each epoch of the best ResNets or of the longer trainings: validation as mean
-    and range over seeds, training dotted. The line across is that of the best SVM."""
+    """Accuracy after each epoch of the best ResNets, or of the best of their longest trainings:
+    validation as mean and range over seeds, training dotted. The line across is that of the best
+    SVM."""
     bests, curves = study.bests(dataset), []
     svm = bests.pop("SVM", None)
     if longer:  # 20 epochs hold the curve of 10
-        by_epochs = sorted(study.longer[dataset], key=lambda each: each.factors["epochs"])
-        bests = {str({**each.factors, "epochs": None}): each for each in by_epochs}
+        order = sorted(
+            study.longer[dataset],
+            key=lambda each: (each.factors["epochs"], each.mean("val_accuracy")),
+        )
+        bests = {each.model: each for each in order}
     for setting in bests.values():
         runs = [100 * row["curve"] for row in setting.runs.values()]
         if len({len(run) for run in runs}) == 1 and len(runs[0]) > 1:

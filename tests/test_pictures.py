@@ -58,6 +58,16 @@ def test_a_training_is_drawn_once_though_it_gave_several_rows(tmp_path):
     assert drawn(tmp_path, "longer").count('dotted"') == 1
 
 
+def test_of_several_longest_trainings_the_best_is_drawn(tmp_path):
+    rows(tmp_path)
+    alone = drawn(tmp_path, "longer")
+    for seed in range(2):
+        facts = seeded(seed) | errors(*range(30)) | {"val_accuracy": 0.5}
+        resnet(tmp_path, **facts, lr=1e-4, epochs=20, history=history(0.4, 0.5, 0.5))
+        resnet(tmp_path, **facts, lr=1e-4, epochs=10, history=history(0.4, 0.5, 0.5))
+    assert drawn(tmp_path, "longer") == alone
+
+
 def test_there_is_no_picture_without_its_figures(tmp_path):
     resnet(tmp_path, training_flops=None, history=history(0.5))
     assert [drawn(tmp_path, kind) for kind in make_tables.PICTURES] == [None] * 3
