@@ -329,6 +329,7 @@ def one_setup(rows: list[dict], names: Iterable[str] = SETUP) -> list[dict]:
 
 LEVEL = 0.05  # of significance
 NOISE = 2  # medians of equal work on machines of one kind differed by a factor of 1.7
+OUTLYING = 4  # times the median deviation over seeds; a collapsed run gives far more
 DEARER, MARGIN = 1.5, 0.01  # a gain below one point of accuracy is not worth so many times the cost
 
 
@@ -448,6 +449,19 @@ def compare(first: Setting | None, second: Setting | None, *least: float) -> Dif
     return over_seeds(sizes, errors, first.first, *(least if better else ()))
 
 
+def steady(pairs: list[tuple[Setting, Setting]]) -> list[tuple[Setting, Setting]]:
+    """Comparisons over several seeds, without those that deviate far more than most: a collapsed
+    run tells nothing of other settings. Genes that vary too much are kept from others likewise (B.
+    Phipson et al., Annals of Applied Statistics 10, 2016)."""
+    spreads = {
+        pair: np.std([a["test_accuracy"] - b["test_accuracy"] for a, b in runs.values()], ddof=1)
+        for pair in pairs
+        if len(runs := matched(*pair)) > 1
+    }
+    limit = OUTLYING * np.median([*spreads.values()]) if spreads else 0
+    return [pair for pair, spread in spreads.items() if spread <= limit]
+
+
 def pooled(pairs: list[tuple[Setting, Setting]]) -> tuple[float, ...]:
     """The deviation over seeds of comparisons of the same two models together, and its degrees of
     freedom; nothing if they share too few seeds.
@@ -456,7 +470,6 @@ def pooled(pairs: list[tuple[Setting, Setting]]) -> tuple[float, ...]:
     not independent: the variance is the sum of two mean squares of an analysis of variance with
     seeds as blocks, and has F. E. Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946).
     Rows of one training that differ in epochs count once."""
-    pairs = [pair for pair in pairs if len(matched(*pair)) > 1]
     seeds = set.intersection(*(set(matched(*pair)) for pair in pairs)) if pairs else set()
     trainings = {str([{**each.factors, "epochs": None} for each in pair]) for pair in pairs}
     if len(seeds) < 2 or len(trainings) < 2:
@@ -484,14 +497,14 @@ def equal_seeds(pairs: list[tuple]) -> list[tuple]:
 def compare_all(pairs: Iterable[tuple]) -> list[Difference | None]:
     """One family of comparisons, adjusted for their number. Those of the same two models learn from
     each other how much seeds differ: three seeds alone tell too little."""
-    pairs, alike = list(pairs), {}
-    models = [tuple((each.dataset, each.model) for each in pair if each) for pair in pairs]
-    for key, (first, second) in zip(models, pairs, strict=True):
+    pairs, alike, least = list(pairs), {}, {}
+    for first, second in pairs:
         if first and second and first is not second:
-            alike.setdefault(key, []).append((first, second))
-    least = {key: pooled(found) for key, found in alike.items()}
-    compared = zip(models, pairs, strict=True)
-    return holm([compare(*pair, *least.get(key, ())) for key, pair in compared])
+            models = first.dataset, first.model, second.dataset, second.model
+            alike.setdefault(models, []).append((first, second))
+    for found in map(steady, alike.values()):
+        least |= dict.fromkeys(found, pooled(found))
+    return holm([compare(*pair, *least.get(pair, ())) for pair in pairs])
 
 
 def error_bar(setting: Setting) -> tuple[float, float]:

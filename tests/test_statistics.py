@@ -77,6 +77,21 @@ def test_settings_of_one_model_learn_from_each_other_how_much_seeds_differ():
     assert found > 100 > 60 > alone
 
 
+def test_a_collapsed_run_makes_no_ties_of_other_settings():
+    """And is no lead of its own setting, nor of the others: at most 5 % of 200 tables are wrong."""
+
+    def collapsed(gain):
+        pairs = made_settings(rng, gain)
+        pairs[0][0].runs[2]["test_accuracy"] -= 0.05
+        return [gap.sign() for gap in make_tables.compare_all(pairs)]
+
+    rng = np.random.default_rng(0)
+    assert sum(any(collapsed(0)) for _ in range(200)) <= 10
+    found = [collapsed(0.007) for _ in range(25)]
+    assert sum(each[0] for each in found) == 0
+    assert sum(sum(each) for each in found) > 90
+
+
 def test_the_pooled_deviation_is_that_of_an_analysis_of_variance():
     """Cotton of W. G. Cochran and G. M. Cox (Experimental Designs, table 4.5): five treatments in
     three blocks; mean squares 0.04856 of blocks with 2 and 0.04370 of the rest with 8 degrees."""
