@@ -477,9 +477,9 @@ def pooled(pairs: list[tuple[Setting, Setting]]) -> tuple[float, ...]:
     runs = [[matched(*pair)[seed] for seed in seeds] for pair in pairs]
     gaps = np.array([[a["test_accuracy"] - b["test_accuracy"] for a, b in row] for row in runs])
     rest = gaps - gaps.mean(1, keepdims=True)  # [pairs, seeds]
-    common = rest.mean(0)
+    together = rest.mean(0)
     freedom = len(seeds) - 1
-    parts = np.array([(common**2).sum(), ((rest - common) ** 2).sum() / len(pairs)]) / freedom
+    parts = np.array([(together**2).sum(), ((rest - together) ** 2).sum() / len(pairs)]) / freedom
     if not parts.any():
         return ()
     by_part = freedom * np.array([1, len(trainings) - 1])
