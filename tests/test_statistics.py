@@ -355,6 +355,14 @@ def test_a_verdict_follows_from_rows(tmp_path, number, verdict, rows):
     assert bool(figures) == (found != MISSING)
 
 
+def test_a_peak_is_told_beside_the_best_of_all_runs_of_its_model(tmp_path):
+    runs(tmp_path, eighteen={"test_accuracy": 0.991, **BEST}, fifty={"test_accuracy": 0.999})
+    resnet(tmp_path, dataset="mnist", split_id="mnist", lr=1e-4, test_accuracy=0.992, **LATER)
+    _, figures = judged(tmp_path, "1b")
+    assert figures.startswith("99.10 [")
+    assert figures.endswith("; 99.20 in the best of 2 single runs")
+
+
 def test_the_best_configuration_is_decided_in_words(tmp_path):
     runs(tmp_path, GOOD | BEST, FAIR | ADAM)
     part = "best on validation is the SVM (rbf, C 1, gamma scale); this one is a tie, -0.40 ["
