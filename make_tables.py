@@ -241,6 +241,19 @@ def most_accurate(settings: list[Setting]) -> Setting | None:
     return max(means, key=means.get, default=None)
 
 
+def best_of_each(settings: list[Setting]) -> dict[str, Setting]:
+    """The best setting of each model, the best model first: one after another is set against the
+    best so far, on all seeds that the two share."""
+    models = {}
+    for each in settings:
+        models.setdefault(each.model, []).append(each)
+    found = [most_accurate(alike) for alike in models.values()]
+    if found:
+        winner = reduce(lambda best, each: most_accurate([best, each]), found)
+        found.sort(key=lambda each: (each is not winner, -each.mean("val_accuracy")))
+    return {each.model: each for each in found}
+
+
 def find(settings: list[Setting], **factors) -> Setting | None:
     """The best of the settings that have these factors."""
     return most_accurate([each for each in settings if factors.items() <= each.factors.items()])
@@ -293,14 +306,7 @@ class Study:
         return means
 
     def bests(self, dataset: str, *models: str) -> dict[str, Setting]:
-        """The best setting of each model, the best model first: one after another is set against
-        the best so far, on all seeds that the two share."""
-        names = dict.fromkeys(each.model for each in self.of(dataset, *models))
-        found = [most_accurate(self.of(dataset, name)) for name in names]
-        if found:
-            winner = reduce(lambda best, each: most_accurate([best, each]), found)
-            found.sort(key=lambda each: (each is not winner, -each.mean("val_accuracy")))
-        return {each.model: each for each in found}
+        return best_of_each(self.of(dataset, *models))
 
     def best(self, dataset: str, *models: str) -> Setting | None:
         return next(iter(self.bests(dataset, *models).values()), None)
@@ -733,7 +739,8 @@ def costs(bests: dict[str, Setting]) -> str:
 
 def more_epochs(study: Study) -> Iterator[str]:
     """What the best of the longer trainings gains over the best within EPOCHS."""
-    pairs = [(most_accurate(found), study.best(name)) for name, found in study.longer.items()]
+    bests = [next(iter(best_of_each(found).values()), None) for found in study.longer.values()]
+    pairs = [(longer, study.best(name)) for name, longer in zip(study.longer, bests, strict=True)]
     for (longer, best), gap in zip(pairs, compare_all(pairs), strict=True):
         if gap:
             seconds = short(longer.median("train_ms") / 1e3)
@@ -1108,15 +1115,19 @@ def longer_trainings(study: Study) -> Iterator[str]:
     """What more epochs than the assignment's buy."""
     names = ["Data set", "Model", "Test accuracy (%)", "Setting", "Training (s)", "Seeds"]
     pairs, lines = [], []
-    for setting in [each for found in study.longer.values() for each in found]:
+    used = [each for found in study.longer.values() for each in found]
+    for setting in used:
         same = {name: value for name, value in setting.factors.items() if name != "epochs"}
         pairs.append((setting, find(study.of(setting.dataset), **same)))
-    for (setting, _), gap in zip(pairs, compare_all(pairs), strict=True):
+    gaps = compare_all(pairs)
+    for setting, gap in zip(used, gaps, strict=True):
         beside = [str(gap), gap.p_text()] if gap else [MISSING, ""]
         lines.append([*cells(setting, names), *beside])
     header = [*names, f"Gain over up to {EPOCHS} epochs (points)", "Holm-adjusted p"]
     if lines:
-        yield table(f"Trainings of more than {EPOCHS} epochs", header, lines)
+        notes = [SINGLE] if any(gap and gap.seeds == 1 for gap in gaps) else []
+        title = f"Trainings of more than {EPOCHS} epochs"
+        yield table(title, header, lines, " ".join([*notes, notes_on(used)]))
     else:
         yield f"No training has more than {EPOCHS} epochs yet."
     yield from shown(study, "longer")

@@ -153,6 +153,20 @@ def test_trainings_of_more_epochs_have_a_table_of_their_own(tmp_path):
     ) in answer
     line = "| MNIST | ResNet-18 | 98.00 ± 0.12 | Adam, lr 0.001, batch 32, 20 epochs | 60.0 | 2 |"
     assert f"{line} +1.00 [" in text(tmp_path, "longer")
+    assert "single" not in text(tmp_path, "longer")
+
+
+def test_a_single_long_run_of_a_network_leaves_the_choice_of_the_other(tmp_path):
+    """On seed 0 alone 10 epochs of ResNet-18 would be best, on all its seeds 20 are."""
+    for seed, (ten, twenty) in enumerate([(0.99, 0.98), (0.97, 0.999), (0.97, 0.999)]):
+        resnet(tmp_path, **seeded(seed), epochs=5)
+        resnet(tmp_path, **seeded(seed), epochs=10, val_accuracy=ten)
+        resnet(tmp_path, **seeded(seed), epochs=20, val_accuracy=twenty)
+    deeper = {"arch": "resnet50", "val_accuracy": 0.9}
+    resnet(tmp_path, **seeded(0), **deeper)
+    resnet(tmp_path, **seeded(0), **deeper, epochs=10)
+    assert "ResNet-18 reaches 97.00 % (Adam, lr 0.001, batch 32, 20 " in text(tmp_path, "answer")
+    assert make_tables.SINGLE in text(tmp_path, "longer")
 
 
 def test_a_deeper_network_is_set_against_resnet18_on_the_same_machine(tmp_path):
