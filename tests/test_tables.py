@@ -50,10 +50,17 @@ def test_the_tables_of_some_rows_whose_best_are_chosen_on_validation(tmp_path):
 
 def test_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     for seed, accuracy in enumerate((0.96, 0.97, 0.98)):
-        resnet(tmp_path, **seeded(seed), test_accuracy=accuracy, train_time_ms=10.0 ** (seed + 4))
+        resnet(tmp_path, **seeded(seed), test_accuracy=accuracy)
     assert "| 32 | Adam | 0.001 | 97.00 ± 1.00 (3) |" in text(tmp_path, "resnet")
     assert "the one over 3 seeds, or" in text(tmp_path, "resnet")
-    assert "| **97.00 ± 1.00** | 100 |" in text(tmp_path, "answer")  # the median, not the mean
+
+
+def test_seeds_give_the_shortest_time_and_the_median_of_flops(tmp_path):
+    for seed, cost in enumerate((2, 1, 40)):
+        resnet(tmp_path, **seeded(seed), train_time_ms=1e5 * cost, training_flops=1e12 * cost)
+    assert "| 100 | 1.00 | 2.00 | Adam," in text(tmp_path, "resnet-settings")
+    answer = text(tmp_path, "answer")
+    assert "A time is the shortest over seeds; in one setting the longest is up to 40 t" in answer
 
 
 def test_models_are_chosen_on_all_seeds_of_their_best_settings(tmp_path):
