@@ -273,16 +273,18 @@ class Study:
     """All rows, and for each data set the settings of one size and one setup."""
 
     def __init__(self, results: dict[str, list[dict]], digests: dict[str, str]):
-        self.results, self.digests = results, digests
+        self.results, self.digests, self.aside = results, digests, []
         self.settings, self.longer, self.devices = {}, {}, {}  # settings by data set
         rows = results["resnet"] + results["svm"]
         names = dict.fromkeys(row["dataset"] for row in rows) or CLAIMED
         for dataset in sorted(names, key=lambda name: (name not in CLAIMED, name == "fashion")):
-            sized = largest(select(rows, dataset=dataset, status="ok"), ["limit"])
-            found = []
+            finished = select(rows, dataset=dataset, status="ok")
+            sized, found, used = largest(finished, ["limit"]), [], []
             for name in ("resnet", "svm"):
                 alike = one_setup([row for row in sized if row["file"].stem == name])
                 found += settings_of(alike, FACTORS[name])
+                used += [row["key"] for row in alike]
+            self.aside += [row for row in finished if row["key"] not in used]
             found.sort(key=lambda each: each.mean("val_accuracy"), reverse=True)
             longer = [each for each in found if each.factors.get("epochs", 0) > EPOCHS]
             self.longer[dataset] = longer
@@ -336,7 +338,7 @@ def one_setup(rows: list[dict], names: Iterable[str] = SETUP) -> list[dict]:
 # --- statistics ----------------------------------------------------------------------------------
 
 LEVEL = 0.05  # of significance
-NOISE = 2  # times of equal work on machines of one kind differed by a factor of 1.7
+NOISE = 2  # times of equal work on machines of one kind differed by up to this factor
 OUTLYING = 4  # times the median deviation over seeds; a collapsed run gives far more
 DEARER, MARGIN = 1.5, 0.01  # a gain below one point of accuracy is not worth so many times the cost
 
@@ -496,8 +498,13 @@ def pooled(pairs: list[tuple[Setting, Setting]]) -> tuple[float, ...]:
 
 def equal_seeds(pairs: list[tuple]) -> list[tuple]:
     """With only the seeds that all settings have: more seeds of some would be another standard of
-    proof."""
-    settings = list(dict.fromkeys(each for pair in pairs for each in pair if each))
+    proof. A single run beside pairs of several takes no part, as it would leave one to all."""
+    several = [
+        (first, second)
+        for first, second in pairs
+        if first is not second and first and second and min(len(first.runs), len(second.runs)) > 1
+    ]
+    settings = list(dict.fromkeys(each for pair in several or pairs for each in pair if each))
     fair = dict(zip(settings, shared(settings), strict=True))
     return [(fair.get(first), fair.get(second)) for first, second in pairs]
 
@@ -661,16 +668,31 @@ def answer(study: Study) -> Iterator[str]:
 
 
 def equally_chosen(study: Study) -> Iterator[str]:
-    """The settings that are exactly as good on validation images as the best of their model."""
+    """The settings that are exactly as good on validation images as the best of their model, and
+    which comparisons of best models would end otherwise with them."""
     for dataset in study.settings:
         means = study.validation(dataset)
         for model, best in study.bests(dataset).items():
-            others = [each for each in study.of(dataset, model) if each is not best]
-            if equal := [str(each) for each in others if means[each] == means[best]]:
+            found = study.of(dataset, model)
+            for other in found:
+                if other is best or means[other] != means[best]:
+                    continue
+                seeds = count(len(shared(found)[0].runs), "seed")
+                changes = other_outcomes(headline(study), headline(study, other))
                 yield (
-                    f"- {show(dataset)}: on validation images {listed(equal)} is exactly as good as"
-                    f" the best setting of {the(model)}. With that choice a verdict may differ."
+                    f"- {show(dataset)}: {other} is exactly as good as the best setting of"
+                    f" {the(model)} on the validation images of {seeds}. With it"
+                    f" {listed(changes) if changes else 'no verdict changes'}."
                 )
+
+
+def other_outcomes(before: dict, after: dict) -> list[str]:
+    """The comparisons that end otherwise, as they end after."""
+    return [
+        f"{the(first)} {VERBS[gap.sign()]} {beside(second, gap)} on {show(dataset)}"
+        for (dataset, first, second), gap in after.items()
+        if gap and (old := before[dataset, first, second]) and old.sign() != gap.sign()
+    ]
 
 
 def how_to_read(study: Study, used: list[Setting]) -> Iterator[str]:
@@ -686,23 +708,36 @@ def how_to_read(study: Study, used: list[Setting]) -> Iterator[str]:
         text += " A time is the shortest over seeds; in one setting the longest is up to"
         text += f" {times(scatter)} times as long."
     yield f"{text} {notes_on(used)}"
-    yield (
-        "A comparison uses the seeds that both models have, so it may differ from what two lines"
-        f" of the table give. p is adjusted for the {len(headline(study))} comparisons of best"
-        " models (Holm); the brackets, a 95 % interval, are not. So the two can disagree, and two"
-        " p can be equal. A tie is no proof of equality. [The tests](./README.md#statistics) allow"
-        " for overlapping splits."
-    )
+    if pairs := headline(study):
+        yield (
+            "A comparison uses the seeds that both models have, so it may differ from what two"
+            f" lines of the table give. p is adjusted for the {len(pairs)} comparisons of best"
+            " models (Holm); the brackets, a 95 % interval, are not. So an interval can exclude 0"
+            " although p is above 0.05. A tie is no proof of equality."
+            " [The tests](./README.md#statistics) allow for overlapping splits."
+        )
 
 
-def headline(study: Study) -> dict[tuple[str, str, str], Difference | None]:
-    """All pairs of best models, the better on validation first: one family of comparisons."""
-    pairs = {
-        (dataset, first.model, second.model): (first, second)
-        for dataset in study.settings
-        for first, second in combinations(study.bests(dataset).values(), 2)
-    }
+def headline(
+    study: Study, other: Setting | None = None
+) -> dict[tuple[str, str, str], Difference | None]:
+    """All pairs of best models, the better on validation first: one family of comparisons. other
+    takes the place of the best of its model."""
+    pairs = {}
+    for dataset in study.settings:
+        bests = study.bests(dataset)
+        bests |= {other.model: other} if other and other.dataset == dataset else {}
+        for first, second in combinations(bests.values(), 2):
+            pairs[dataset, first.model, second.model] = first, second
     return dict(zip(pairs, compare_all(pairs.values()), strict=True))
+
+
+VERBS = {1: "beats", 0: "has no significant lead over", -1: "is, on test images, behind"}
+
+
+def beside(other: str, gap: Difference) -> str:
+    """A model, and how far another one is ahead of it."""
+    return f"{the(other)} ({str(gap).replace('+', '')} points, {gap.basis()})"
 
 
 def winner(bests: dict[str, Setting], gaps: dict) -> str:
@@ -713,16 +748,14 @@ def winner(bests: dict[str, Setting], gaps: dict) -> str:
             if (gap := gaps[dataset, names[0], name]) and gap.sign() == 0]  # fmt: skip
     text = f"**{show(dataset)}: {the(names[0])} leads with {100 * first.mean():.2f} %"
     text += f", in a tie with {listed(ties)}.**" if ties else ".**"
-    verbs = ("has no significant lead over", "beats", "is, on test images, behind")
     for place, name in enumerate(names):
         parts = {1: [], 0: [], -1: []}
         for other in names[place + 1 :]:
             if gap := gaps[dataset, name, other]:
-                size = str(gap).replace("+", "")
-                parts[gap.sign()].append(f"{the(other)} ({size} points, {gap.basis()})")
+                parts[gap.sign()].append(beside(other, gap))
         for sign, others in parts.items():
             subject = capital(the(name)) if place else "It"
-            text += f" {subject} {verbs[sign]} {listed(others)}." if others else ""
+            text += f" {subject} {VERBS[sign]} {listed(others)}." if others else ""
     return text
 
 
@@ -821,15 +854,20 @@ def most_lines(study: Study) -> Judgement:
 
 
 def peak(study: Study) -> Judgement:
+    """A peak is one run's. The best setting tells where one more run would lie."""
     if best := study.best("mnist", "ResNet-18"):
-        low, high = error_bar(best)
-        if len(best.runs) > 1:
-            values, errors = best.values("test_accuracy"), best.values("error")
-            low, high = over_seeds(values, errors, best.first).interval()
-        yield 1 if low <= 0.993 <= high else -1
-        found = study.of("mnist", "ResNet-18")
-        runs = [row["test_accuracy"] for each in found for row in each.runs.values()]
-        yield interval(100 * best.mean(), 100 * low, 100 * high)
+        number, row = len(best.runs), best.first
+        spread, share = row["error"], 2.0  # a single run tells nothing of other seeds
+        if number > 1:
+            spread = deviation(best.values("test_accuracy"), best.values("error"))
+            share = 1 + 1 / number + row["n_test"] / row["n_train"]
+        error = spread * math.sqrt(share)
+        low, high = student(best.mean(), error, number - 1 or math.inf).interval()
+        found = [each.values("test_accuracy") for each in study.of("mnist", "ResNet-18")]
+        runs = np.concatenate(found)
+        yield -1 if not low <= 0.993 <= high else int(max(runs) >= 0.993)
+        yield f"mean {100 * best.mean():.2f}"
+        yield f"one more run would lie within [{100 * low:.2f}, {100 * high:.2f}]"
         yield f"{100 * max(runs):.2f} in the best of {count(len(runs), 'single run')}"
 
 
@@ -856,9 +894,10 @@ def lower_on_fashion(study: Study) -> Judgement:
     if known := [(gap.size, name, gap) for name, gap in zip(names, gaps, strict=True) if gap]:
         lower = sum(size > 0 for size, _, _ in known)
         _, name, least = min(known)
+        most = replace(least, size=-least.size)
         yield (
-            f"lower in {lower} of {count(len(known), 'setting')}; MNIST's smallest lead is {least}"
-            f" points ({name})"
+            f"lower in {lower} of {count(len(known), 'setting')}; FashionMNIST less MNIST is at"
+            f" most {most} points ({name})"
         )
 
 
@@ -897,7 +936,7 @@ def gap_is_wider(study: Study) -> Judgement:
         gap = student(first.size - second.size, math.hypot(first.error, second.error), freedom)
         yield gap.sign()
         leads = f"{first} on MNIST and {second} on FashionMNIST"
-        yield f"{gap} ({gap.p_text()}); the best ResNet leads by {leads}"
+        yield f"{gap} ({gap.p_text()}); the lead of the best ResNet is {leads}"
 
 
 def gpu_gain(study: Study, model: str, claimed: int) -> Judgement:
@@ -926,8 +965,10 @@ def adam_is_best(study: Study) -> Judgement:
             continue
         yield min(gap.sign(), 0) if gap else 1
         text = f"{show(dataset)}: best on validation is {the(best.model)} ({best})"
-        state = ("a tie", "better", "worse")[gap.sign()] if gap else ""
-        yield f"{text}; this one is {state}, {gap} points ({gap.basis()})" if gap else text
+        if gap:
+            state = ("not significantly different", "better", "worse")[gap.sign()]
+            text += f"; ResNet-18 ({adam}) is {state}, {gap} points ({gap.basis()})"
+        yield text
 
 
 def pinned_pairs(study: Study) -> list[tuple[dict, dict]]:
@@ -989,10 +1030,13 @@ def claims(study: Study) -> Iterator[str]:
         state, text = verdict(judge(whole))
         lines.append([number, sentence, f"**{state}**", text])
     note = (
-        "Whole data sets are judged, no subsets. *Not resolved*: the rows fit both, or a part is"
-        " not measured. Brackets hold 95 % intervals; differences are points of accuracy; p is"
-        f" Holm-adjusted within a claim (5a: for all pairs of best models). {SINGLE}"
+        f"Whole data sets are judged, no subsets, and ResNets of at most {EPOCHS} epochs."
+        " *Not resolved*: the rows fit both, or a part is not measured. Brackets hold 95 %"
+        " intervals; differences are points of accuracy; p is Holm-adjusted within a claim (5a: for"
+        " all pairs of best models)."
     )
+    if any(len(each.runs) == 1 for name in CLAIMED for each in whole.of(name)):
+        note += f" {SINGLE}"
     header = ["", "Claim", "Verdict", "Figures"]
     yield table("An earlier report's claims, judged by the rows", header, lines, note)
 
@@ -1067,7 +1111,8 @@ def deeper_networks(found: list[Setting]) -> list[str]:
             work, time = (times(ratio(deep, base, name)) for name in ("training_flops", "train_ms"))
             lines.append(
                 f"- {where}: {deep.model} takes {work} times the FLOPs and {time} times the time"
-                f" of ResNet-18. Its accuracy differs by {gap} points ({gap.p_text()})."
+                f" of ResNet-18. Its accuracy {'differs' if gap.sign() else 'does not differ'}"
+                f" significantly: {gap} points ({gap.p_text()})."
             )
     return ["\n".join(lines)] if lines else []
 
@@ -1097,8 +1142,9 @@ def settings_tables(study: Study, svm: bool) -> Iterator[str]:
             if (setting.model == "SVM") != svm:
                 continue
             beside = ["", "best"] if setting is best else [MISSING, ""]
-            if gap:  # a tie is not shown to be worse
-                beside = [str(gap), ("tie, ", "better, ", "")[gap.sign()] + gap.p_text()]
+            if gap:
+                state = ("not significant, ", "better, ", "worse, ")[gap.sign()]
+                beside = [str(gap), state + gap.p_text()]
             beside.append(f"{100 * means[setting]:.2f}")
             lines.append([*cells(setting, first), *beside, *cells(setting, last)])
             used.append(setting)
@@ -1344,7 +1390,18 @@ def shown(study: Study, kind: str) -> Iterator[str]:
 
 
 def digests(study: Study) -> Iterator[str]:
+    """The files, and how many of their rows stand in no table of settings."""
     yield "\n".join(f"- {name} (SHA-256 {digest})" for name, digest in study.digests.items())
+    if files := groups(study.aside, ["file"]):
+        names = [path.name if path.name in study.digests else str(path) for (path,) in files]
+        counts = [
+            f"{len(rows)} in {harmless(name)}"
+            for name, rows in zip(names, files.values(), strict=True)
+        ]
+        yield (
+            "Rows that are of another size, device, CPU, precision, solver or kind of split than"
+            f" most, and so in no table of settings: {listed(counts)}."
+        )
 
 
 TABLES = {
