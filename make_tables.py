@@ -279,11 +279,11 @@ class Study:
         names = dict.fromkeys(row["dataset"] for row in rows) or CLAIMED
         for dataset in sorted(names, key=lambda name: (name not in CLAIMED, name == "fashion")):
             finished = select(rows, dataset=dataset, status="ok")
-            sized, found, used = largest(finished, ["limit"]), [], []
+            sized, found, used = largest(finished, ["limit"]), [], set()
             for name in ("resnet", "svm"):
                 alike = one_setup([row for row in sized if row["file"].stem == name])
                 found += settings_of(alike, FACTORS[name])
-                used += [row["key"] for row in alike]
+                used |= {row["key"] for row in alike}
             self.aside += [row for row in finished if row["key"] not in used]
             found.sort(key=lambda each: each.mean("val_accuracy"), reverse=True)
             longer = [each for each in found if each.factors.get("epochs", 0) > EPOCHS]
@@ -670,6 +670,7 @@ def answer(study: Study) -> Iterator[str]:
 def equally_chosen(study: Study) -> Iterator[str]:
     """The settings that are exactly as good on validation images as the best of their model, and
     which comparisons of best models would end otherwise with them."""
+    before = headline(study)
     for dataset in study.settings:
         means = study.validation(dataset)
         for model, best in study.bests(dataset).items():
@@ -678,7 +679,7 @@ def equally_chosen(study: Study) -> Iterator[str]:
                 if other is best or means[other] != means[best]:
                     continue
                 seeds = count(len(shared(found)[0].runs), "seed")
-                changes = other_outcomes(headline(study), headline(study, other))
+                changes = other_outcomes(before, headline(study, other))
                 yield (
                     f"- {show(dataset)}: {other} is exactly as good as the best setting of"
                     f" {the(model)} on the validation images of {seeds}. With it"
@@ -689,7 +690,7 @@ def equally_chosen(study: Study) -> Iterator[str]:
 def other_outcomes(before: dict, after: dict) -> list[str]:
     """The comparisons that end otherwise, as they end after."""
     return [
-        f"{the(first)} {VERBS[gap.sign()]} {beside(second, gap)} on {show(dataset)}"
+        f"{the(first)} {VERBS[gap.sign()]} {behind_by(second, gap)} on {show(dataset)}"
         for (dataset, first, second), gap in after.items()
         if gap and (old := before[dataset, first, second]) and old.sign() != gap.sign()
     ]
@@ -735,7 +736,7 @@ def headline(
 VERBS = {1: "beats", 0: "has no significant lead over", -1: "is, on test images, behind"}
 
 
-def beside(other: str, gap: Difference) -> str:
+def behind_by(other: str, gap: Difference) -> str:
     """A model, and how far another one is ahead of it."""
     return f"{the(other)} ({str(gap).replace('+', '')} points, {gap.basis()})"
 
@@ -752,7 +753,7 @@ def winner(bests: dict[str, Setting], gaps: dict) -> str:
         parts = {1: [], 0: [], -1: []}
         for other in names[place + 1 :]:
             if gap := gaps[dataset, name, other]:
-                parts[gap.sign()].append(beside(other, gap))
+                parts[gap.sign()].append(behind_by(other, gap))
         for sign, others in parts.items():
             subject = capital(the(name)) if place else "It"
             text += f" {subject} {VERBS[sign]} {listed(others)}." if others else ""
