@@ -29,10 +29,23 @@ import common
 from common import say, say_once
 
 ARCHITECTURES = {name: getattr(models, name) for name in ("resnet18", "resnet34", "resnet50")}
+
+
+def sgd(parameters, lr: float, momentum: float) -> optim.SGD:
+    """Fused SGD whose momentum starts at zero, as its first step would leave it.
+
+    Left alone, that step makes the buffers without a value. In fp16 GradScaler skips it, because
+    the first gradients overflow, and the next one reads whatever lay in memory: NaN on a T4."""
+    optimizer = optim.SGD(parameters, lr, momentum, fused=True)
+    for parameter in optimizer.param_groups[0]["params"] if momentum else ():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
 # make(parameters, lr, momentum). With weight decay (AdamW), taps that TrimmedConv2d leaves out
 # would shrink in torchvision's network and do not in ours.
 OPTIMIZERS = {
-    "sgd": lambda parameters, lr, momentum: optim.SGD(parameters, lr, momentum, fused=True),
+    "sgd": sgd,
     "adam": lambda parameters, lr, momentum: optim.Adam(parameters, lr, fused=True),
 }
 
