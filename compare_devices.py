@@ -45,12 +45,12 @@ def peak_memory_mib(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def measure(rows: list[dict], args) -> Iterator[dict]:
+def measure(rows: list[dict], scratch: Path, *, args) -> Iterator[dict]:
     """Time windows of steps, train in full, and yield each row of a training."""
     device = torch.device(rows[0]["device"])
     times = train_resnet.time_steps(rows[0], windows=args.repeats, steps=STEPS)
     reset_peak_memory(device)
-    for row in train_resnet.train(rows, args, resumable=False):
+    for row in train_resnet.train(rows, None, args=args):
         row |= {
             "windows": args.repeats,
             "step_ms": median(times),
@@ -64,9 +64,9 @@ def measure(rows: list[dict], args) -> Iterator[dict]:
 def parse_args(argv: list[str] | None = None):
     parser = train_resnet.make_parser(__doc__)
     # fmt: off
-    parser.add_argument("--device", nargs="+", choices=["cpu", "cuda"],
-                        default=["cpu", "cuda"], help="those that are not there are skipped")
-    parser.add_argument("--repeats", type=common.number(int, low=1), default=5, metavar="N",
+    parser.add_argument("--device", nargs="+", choices=["cpu", "cuda"], default=["cuda", "cpu"],
+                        help="the GPU comes first; one that is not there is skipped")
+    parser.add_argument("--repeats", type=common.number(int, 1), default=5, metavar="N",
                         help=f"windows of {STEPS} training steps that are timed")
     # fmt: on
     parser.set_defaults(
@@ -75,22 +75,21 @@ def parse_args(argv: list[str] | None = None):
         epochs=[3],
         bs=[16],
         opt=list(train_resnet.OPTIMIZERS),
-        pin_memory=["true"],
         save_model=None,
     )
-    return common.parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    jobs = []
-    for name in dict.fromkeys(args.device):
-        if problem := common.device_problem(name):
-            common.say_once(f"{name} is skipped: {problem}")
+    args, jobs = parse_args(argv), []
+    for name in sorted(set(args.device), reverse=True):
+        problem = common.gpu_problem() if name == "cuda" else None
+        if problem:
+            common.say(f"cuda is skipped: {problem}")
         else:
             jobs += train_resnet.grid(args, torch.device(name))
     if not jobs:
-        common.fail("--device: none of these devices can be used; use --device cpu")
+        common.fail("--device: the GPU cannot be used; use --device cpu")
     run = partial(measure, args=args)
     return common.run_grid(args, "devices", jobs, run, train_resnet.estimate_seconds)
 

@@ -18,15 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations, count, pairwise
-from numbers import Real
+from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import _ovr_decision_function, check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from tqdm import tqdm
@@ -38,52 +37,64 @@ import common
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of numbers, ready for kernels: values [n, features] and their squared lengths [n].
+    """Rows of X, ready for kernels: values [n, features] and their squared lengths [n].
 
-    values are float64; or bytes x as x - 128, int8 or float32, whose inner products are exact.
-    offsets [n] make products of bytes whole again: x y = (x - 128) (y - 128) + offset_x + offset_y,
-    offset_x = 128 sum(x) - 128^2 features / 2."""
+    values are X less a shift, float64. Or X * unit holds bytes x (unit is 1 or 255), and values are
+    x - 128, int8 or float32, whose inner products are exact; offsets [n] make products whole again:
+    x y = (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
 
     values: Tensor
     squares: Tensor
     offsets: Tensor | None = None
+    unit: int = 1
 
     def __getitem__(self, at: Tensor | slice) -> "Rows":
         offsets = None if self.offsets is None else self.offsets[at]
-        return Rows(self.values[at], self.squares[at], offsets)
+        return Rows(self.values[at], self.squares[at], offsets, self.unit)
 
-    def multiply(self, others: "Rows") -> Tensor:
+    def _multiply(self, others: "Rows") -> Tensor:
         """Inner products of the values [rows, others], of bytes int32."""
         if self.values.dtype == torch.int8:
             return torch._int_mm(self.values, others.values.T)
         products = self.values @ others.values.T
         return products if self.offsets is None else products.int()
 
-    def products(self, others: "Rows") -> Tensor:
-        """Inner products [rows, others], float64."""
-        products = self.multiply(others)
+    def _times(self, products: Tensor, factor: float) -> Tensor:
+        """Products of values, times a factor, in units of X, float64."""
+        return products.mul(torch.tensor(factor / self.unit**2, dtype=torch.float64))
+
+    def products(self, others: "Rows", factor: float = 1.0) -> Tensor:
+        """factor a b of all rows a and others b of X, float64 [rows, others]."""
+        products = self._multiply(others)
         if self.offsets is not None:
             products.add_(self.offsets[:, None]).add_(others.offsets)
-        return products.double()
+        return self._times(products, factor)
 
-    def square_distances(self, others: "Rows") -> Tensor:
-        """Squared distances [rows, others], float64 or, of bytes, int32; no shift changes them."""
-        products = self.multiply(others).mul_(-2)
-        return products.add_(self.squares[:, None]).add_(others.squares).clamp_(min=0)
+    def square_distances(self, others: "Rows", factor: float = 1.0) -> Tensor:
+        """factor |a - b|^2 of all rows a and others b of X, float64 [rows, others]."""
+        products = self._multiply(others).mul_(-2)
+        products.add_(self.squares[:, None]).add_(others.squares).clamp_(min=0)
+        return self._times(products, factor)
+
+    def numbers(self) -> Tensor:
+        """X itself (for rbf, less the shift), float64 [n, features]."""
+        values = self.values.double()
+        return values if self.offsets is None else (values + 128) / self.unit
 
 
 def rbf(rows: Rows, others: Rows, svm) -> Tensor:
     """exp(-gamma |a - b|^2) of all rows a and others b, float64 [rows, others]."""
-    gamma = torch.tensor(-svm.gamma_, dtype=torch.float64)
-    return rows.square_distances(others).mul(gamma).exp_()
+    return rows.square_distances(others, -svm.gamma_).exp_()
 
 
 def poly(rows: Rows, others: Rows, svm) -> Tensor:
     """(gamma a b + coef0)^degree of all rows a and others b, float64 [rows, others]."""
-    return rows.products(others).mul_(svm.gamma_).add_(svm.coef0).pow_(svm.degree)
+    return rows.products(others, svm.gamma_).add_(svm.coef0).pow_(svm.degree)
 
 
-KERNELS = {"poly": (poly, ("degree", "coef0")), "rbf": (rbf, ())}  # and their own parameters
+# A function of two sets of rows and the GramSVC, and the parameters that are its own: degree, coef0
+# or none. gamma and C belong to all.
+KERNELS = {"poly": (poly, ("degree", "coef0")), "rbf": (rbf, ())}
 
 
 def multiplies_bytes() -> bool:
@@ -91,24 +102,36 @@ def multiplies_bytes() -> bool:
     return torch.cpu._is_vnni_supported()
 
 
-def are_bytes(X: np.ndarray) -> bool:
-    """Whether X holds whole numbers from 0 to 255, few enough in a row for exact sums."""
+def to_bytes(X: np.ndarray, unit: int | None = None) -> tuple[np.ndarray, int] | None:
+    """X * unit as bytes, and the unit (1 or 255); None if X is not bytes, or too wide for exact
+    sums."""
     # PyTorch 2.11 multiplies a single column wrong.
     if not 2 <= X.shape[1] < (2**31 / 255**2 if multiplies_bytes() else 2**24 / 128**2):
-        return False
-    return X.dtype == np.uint8 or bool(X.min() >= 0 and X.max() <= 255 and (X.round() == X).all())
+        return None
+    unit = unit or (1 if X.max() > 1 else 255)
+    whole = np.empty(X.shape, np.uint8)
+    for start in range(0, len(X), 500):  # few enough to stay in the cache
+        part = X[start : start + 500]
+        rounded = np.rint(part * unit)
+        if rounded.min() < 0 or rounded.max() > 255 or (rounded / unit != part).any():
+            return None
+        whole[start : start + 500] = rounded
+    return whole, unit
 
 
-def make_rows(X: np.ndarray, shift: np.ndarray | None) -> Rows:
-    """X as bytes; with a shift [features], as float64 less the shift."""
-    if shift is not None:
-        values = torch.from_numpy(X.astype(np.float64) - shift)
-        return Rows(values, values.square().sum(1))
-    pixels = torch.from_numpy(X.astype(np.uint8))
+def byte_rows(pixels: np.ndarray, unit: int) -> Rows:
+    """Rows of bytes."""
+    pixels = torch.from_numpy(pixels)
     values = (pixels ^ 128).view(torch.int8)
     squares = torch.cat([part.int().square().sum(1) for part in values.split(1000)]).int()
-    offsets = 128 * pixels.sum(1, dtype=torch.int32) - 2**13 * X.shape[1]
-    return Rows(values if multiplies_bytes() else values.float(), squares, offsets)
+    offsets = 128 * pixels.sum(1, dtype=torch.int32) - 2**13 * pixels.shape[1]
+    return Rows(values if multiplies_bytes() else values.float(), squares, offsets, unit)
+
+
+def float_rows(X: np.ndarray, shift: np.ndarray) -> Rows:
+    """Rows of X less a shift [features]."""
+    values = torch.from_numpy(X.astype(np.float64) - shift)
+    return Rows(values, values.square().sum(1))
 
 
 # --- the solver ----------------------------------------------------------------------------------
@@ -311,41 +334,44 @@ def in_threads(function: Callable, items, *, verbose: bool = False) -> list:
 class GramSVC(ClassifierMixin, BaseEstimator):
     """C-support vector classification, as sklearn.svm.SVC: its parameters, its one-against-one
     votes and their ties, libsvm's stopping rule. verbose shows a bar on a terminal. A kernel must
-    be positive semi-definite; with another one (sigmoid) the solution differs from libsvm's.
+    be positive semi-definite; with another one (sigmoid) the solution differs from libsvm's. It is
+    fast where X or X * 255 holds bytes.
 
     After fit: classes_, support_ (indices of training rows), support_vectors_, pair_coef_ [support
-    vectors, pairs] (libsvm's y alpha), intercept_ and n_iter_ [pairs], and training_flops_. Pairs
-    of classes are in the order 01, 02, ..., 12, ..., the first of them positive. Raises
-    FloatingPointError if kernel values are not finite."""
-
-    _parameter_constraints = SVC._parameter_constraints | {
-        "kernel": [StrOptions(KERNELS.keys())],
-        "C": [Interval(Real, 0, None, closed="neither")],  # infinity takes no part
-    }
+    vectors, pairs] (libsvm's y alpha), intercept_ and n_iter_ [pairs], gamma_ and training_flops_.
+    Pairs of classes are in the order 01, 02, ..., 12, ..., the first of them positive. Raises
+    FloatingPointError if kernel values are not finite. After a fit with several threads a forked
+    process cannot fit: OpenMP's threads do not survive a fork, and it would wait for ever."""
 
     def __init__(
-        self, *, C=1.0, kernel="rbf", degree=3, gamma="scale", coef0=0.0, tol=1e-3,
-        decision_function_shape="ovr", verbose=False,
-    ):  # fmt: skip
+        self, *, C=1.0, kernel="rbf", degree=3, gamma="scale", coef0=0.0, tol=1e-3, verbose=False
+    ):
         self.C, self.kernel, self.degree, self.gamma, self.coef0 = C, kernel, degree, gamma, coef0
-        self.tol, self.decision_function_shape, self.verbose = tol, decision_function_shape, verbose
+        self.tol, self.verbose = tol, verbose
 
     def fit(self, X, y):
         """Fit to X [n, features] of any number type and y [n] labels of any kind."""
-        self._validate_params()
+        if self.kernel not in KERNELS or self.C in (math.inf,):
+            raise ValueError(f"GramSVC takes no kernel {self.kernel!r} with C {self.C!r}")
+        # SVC refuses all other bad parameters, for two rows as for many.
+        SVC(**self.get_params() | {"kernel": "rbf", "verbose": False}).fit([[0], [1]], [0, 1])
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError("The number of classes has to be greater than one; got 1 class")
         vars(self).pop("support_", None)  # an interrupted fit leaves no machine
-        X = X if X.dtype == np.uint8 else X.astype(np.float64)
-        self.gamma_, self._shift = gamma_value(self.gamma, X), None
-        if not are_bytes(X):  # far from the origin, distances would lose what distinguishes rows
-            self._shift = X.mean(0) if self.kernel == "rbf" else np.zeros(X.shape[1])
         order = np.argsort(labels, kind="stable")
         starts = np.searchsorted(labels[order], np.arange(len(classes) + 1))
-        rows = make_rows(X[order], self._shift)
+        if found := to_bytes(X):
+            pixels, self._unit = found
+            self.gamma_ = gamma_value(self.gamma, pixels, self._unit)
+            rows = byte_rows(pixels[order], self._unit)
+        else:
+            self.gamma_, self._unit = gamma_value(self.gamma, X), None
+            # Far from the origin, distances would lose what distinguishes rows.
+            self._shift = X.mean(0, np.float64) if self.kernel == "rbf" else np.zeros(X.shape[1])
+            rows = float_rows(X[order], self._shift)
         pairs = list(combinations([slice(*ends) for ends in pairwise(starts)], 2))
         solutions = in_threads(partial(self._solve_pair, rows), pairs, verbose=self.verbose)
         betas, intercepts, steps, violations, *counts = zip(*solutions, strict=True)
@@ -385,14 +411,19 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         signs = np.repeat([1.0, -1.0], [len(part.values) for part in classes])
         return solve(matrix, product, signs, self.C, self.tol)
 
+    def _rows_to_decide(self, X: np.ndarray) -> tuple[Rows, Rows]:
+        """The support vectors and X in one unit; as floats if one of them is not bytes."""
+        if self._unit and (found := to_bytes(X, self._unit)):
+            support, _ = to_bytes(self.support_vectors_, self._unit)
+            return byte_rows(support, self._unit), byte_rows(*found)
+        shift = np.zeros(X.shape[1]) if self._unit else self._shift
+        return float_rows(self.support_vectors_, shift), float_rows(X, shift)
+
     def _pair_decisions(self, X) -> np.ndarray:
         """Decision values of each pair of classes, float64 [n, pairs]; positive for its first."""
         check_is_fitted(self, "support_")
         X = validate_data(self, X, reset=False)
-        shift, (kernel, _) = self._shift, KERNELS[self.kernel]
-        if shift is None and not are_bytes(X):
-            shift = np.zeros(X.shape[1])
-        support, rows = make_rows(self.support_vectors_, shift), make_rows(X, shift)
+        (support, rows), (kernel, _) = self._rows_to_decide(X), KERNELS[self.kernel]
         pairs = np.array(list(combinations(range(len(self.classes_)), 2)))
 
         def decide(start: int) -> np.ndarray:
@@ -406,76 +437,83 @@ class GramSVC(ClassifierMixin, BaseEstimator):
 
         return np.concatenate(in_threads(decide, range(0, len(X), AT_ONCE)))
 
+    def _votes(self, decisions: np.ndarray) -> np.ndarray:
+        """The pairs' votes for each class, and less than a half for the sum of its decision values
+        [n, classes], as scikit-learn's."""
+        votes, sums = np.zeros((2, len(decisions), len(self.classes_)))
+        pairs = combinations(range(len(self.classes_)), 2)
+        for values, (i, j) in zip(decisions.T, pairs, strict=True):
+            votes[:, i] += values > 0
+            votes[:, j] += values <= 0
+            sums[:, i] += values
+            sums[:, j] -= values
+        return votes + sums / (3 * (np.abs(sums) + 1))
+
     def predict(self, X) -> np.ndarray:
         """Labels [n] by the pairs' votes; of equal votes the first class."""
         decisions = self._pair_decisions(X)
-        votes = _ovr_decision_function(decisions <= 0, -decisions, len(self.classes_))
-        return self.classes_[votes.round().argmax(1)]  # less than a half is for decision values
+        return self.classes_[self._votes(decisions).round().argmax(1)]
 
     def decision_function(self, X) -> np.ndarray:
-        """As scikit-learn's: for two classes [n], positive for the second; else each pair's values
-        (ovo), or votes with the pairs' values to break ties (ovr, [n, classes])."""
+        """As scikit-learn's: votes, with the pairs' values to break ties [n, classes]; for two
+        classes the pair's value [n], positive for the second."""
         decisions = self._pair_decisions(X)
-        if len(self.classes_) == 2:
-            return -decisions[:, 0]
-        if self.decision_function_shape == "ovo":
-            return decisions
-        return _ovr_decision_function(decisions <= 0, -decisions, len(self.classes_))
+        return -decisions[:, 0] if len(self.classes_) == 2 else self._votes(decisions)
 
 
-def gamma_value(gamma: float | str, X) -> float:
-    """The number that scale, 1 / (features * variance), and auto, 1 / features, stand for."""
+def gamma_value(gamma: float | str, X: np.ndarray, unit: int = 1) -> float:
+    """The number that scale, 1 / (features * variance), and auto, 1 / features, stand for, of
+    X / unit."""
     if gamma == "auto":
         return 1 / X.shape[1]
     if gamma == "scale":
-        return 1 / (X.shape[1] * variance) if (variance := X.var()) else 1.0
+        variance = X.var(dtype=np.float64)
+        return 1 / (X.shape[1] * variance) * unit**2 if variance else 1.0
     return float(gamma)
 
 
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def inputs(part: common.Part, solver: str) -> np.ndarray:
-    """Images [n, 784]: pixels / 255 for scikit-learn; for ours bytes, and 1 / 255^2 is in gamma."""
-    images = part.images.flatten(1).numpy()
-    return images / 255 if solver == "sklearn" else images
+def inputs(part: common.Part) -> np.ndarray:
+    """Images [n, 784]: pixels / 255, float64."""
+    return part.images.flatten(1).numpy() / 255
 
 
-def make_svm(row: dict, images: np.ndarray, labels: Tensor) -> GramSVC | SVC:
-    """The estimator of a row, not fitted yet; images and labels are those to fit."""
-    gamma, (_, own) = gamma_value(row["gamma"], images), KERNELS[row["kernel"]]
-    factors = {name: row[name] for name in ("kernel", "C", *own)}
-    if row["solver"] == "sklearn":
-        # MiB that hold the float32 kernel matrix of the two largest classes.
-        largest = labels.bincount().sort().values[-2:].sum().item()
-        return SVC(**factors, gamma=gamma, cache_size=math.ceil(4 * largest**2 / 2**20) + 1)
-    gamma = gamma if row["gamma"] == "scale" else gamma / 255**2
-    return GramSVC(**factors, gamma=gamma, verbose=not torch.distributed.is_torchelastic_launched())
+def make_svm(row: dict, labels: Tensor) -> GramSVC | SVC:
+    """The estimator of a row, not fitted yet; labels are those to fit."""
+    factors = {name: row[name] for name in ("kernel", "C", "gamma", *KERNELS[row["kernel"]][1])}
+    if row["solver"] == "gram":
+        return GramSVC(**factors, verbose=common.LOCAL_RANK == 0)
+    # MiB that hold the float32 kernel matrix of the two largest classes.
+    largest = labels.bincount().sort().values[-2:].sum().item()
+    return SVC(**factors, cache_size=math.ceil(4 * largest**2 / 2**20) + 1)
 
 
-def train(rows: list[dict], args) -> Iterator[dict]:
+def train(rows: list[dict], scratch: Path, *, args) -> Iterator[dict]:
     """Fit the SVM of a row, measure it, and yield the row completed."""
     (row,) = rows
     split = common.load_split(
         row["dataset"], args.data_dir, split_seed=row["split_seed"], limit=row["limit"]
     )
-    images, val_images, test_images = (
-        inputs(part, row["solver"]) for part in (split.train, split.val, split.test)
-    )
-    svm, ours = make_svm(row, images, split.train.labels), row["solver"] == "gram"
+    parts = (split.train, split.val, split.test)
+    images, val_images, test_images = map(inputs, parts)
+    labels, val_labels, test_labels = (part.labels.numpy() for part in parts)
+    svm = make_svm(row, split.train.labels)
     start = time.perf_counter()
-    svm.fit(images, split.train.labels.numpy())
+    svm.fit(images, labels)
     fitted = time.perf_counter()
     predictions = svm.predict(test_images)
     predicted = time.perf_counter()
-    yield row | common.test_columns(split, torch.from_numpy(predictions)) | {
-        "val_accuracy": svm.score(val_images, split.val.labels.numpy()),
+    yield row | split.columns | {
+        "val_accuracy": svm.score(val_images, val_labels),
+        "test_accuracy": np.mean(predictions == test_labels).item(),
         "fit_time_ms": 1e3 * (fitted - start),
         "predict_time_ms": 1e3 * (predicted - fitted),
-        "training_flops": svm.training_flops_ if ours else None,
+        "training_flops": getattr(svm, "training_flops_", None),  # scikit-learn counts none
         "support_vectors": len(svm.support_),
         "iterations": int(svm.n_iter_.sum()),
-        "gamma_value": svm.gamma_ * 255**2 if ours else svm._gamma,
+        "gamma_value": gamma_value(row["gamma"], images),
     }  # fmt: skip
 
 
@@ -486,16 +524,16 @@ def quick_fit_seconds(kernel: str, solver: str) -> float:
     moved = [part.images.roll((k % 3 - 1, k // 3 - 1), (1, 2)) for k in range(8)]
     part = common.Part(torch.cat(moved), part.labels.repeat(len(moved)))
     row = {"kernel": kernel, "solver": solver, "C": 1.0, "gamma": 0.01, "degree": 3, "coef0": 1.0}
-    images = inputs(part, solver)
+    images, svm = inputs(part), make_svm(row, part.labels)
     start = time.perf_counter()
-    make_svm(row, images, part.labels).fit(images, part.labels.numpy())
+    svm.fit(images, part.labels.numpy())
     return (time.perf_counter() - start) / len(images) ** 2
 
 
 def estimate_seconds(rows: list[dict]) -> float:
     """About how long a fit and its predictions take, from a quick fit on this machine."""
     (row,) = rows
-    n_train, *_ = common.part_sizes(row["limit"] or common.DATASETS[row["dataset"]].size)
+    n_train, *_ = common.part_sizes(row["limit"] or common.DATASETS[row["dataset"]][0])
     return quick_fit_seconds(row["kernel"], row["solver"]) * n_train**2
 
 
@@ -521,26 +559,26 @@ def gamma(text: str) -> float | str:
     """scale, auto, or a number above 0."""
     if text in ("scale", "auto"):
         return text
-    return common.number(float, low=0, high=1e10, above=True)(text)
+    return common.number(float, 1e-30, 1e10)(text)
 
 
 def parse_args(argv: list[str] | None = None):
-    parser, number = common.make_parser(__doc__), common.number
+    parser, number = common.make_grid_parser(__doc__), common.number
     add = parser.add_argument_group("factors, each with one or more values").add_argument
     # fmt: off
     add("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="kernel")
-    add("--C", nargs="+", type=number(float, low=0, high=1e10, above=True), default=[0.1, 1.0],
-        metavar="C", help="penalty")
+    add("--C", nargs="+", type=number(float, 1e-30, 1e10), default=[0.1, 1.0], metavar="C",
+        help="penalty")
     add("--gamma", nargs="+", type=gamma, default=["scale", "auto", 0.01, 0.1], metavar="GAMMA",
         help="numbers above 0, scale or auto")
-    add("--degree", nargs="+", type=number(int, low=1, high=100), default=[2, 3], metavar="N",
+    add("--degree", nargs="+", type=number(int, 1, 100), default=[2, 3], metavar="N",
         help="of poly")
-    add("--coef0", nargs="+", type=number(float, low=0, high=1e10), default=[1.0], metavar="COEF0",
+    add("--coef0", nargs="+", type=number(float, 0, 1e10), default=[1.0], metavar="COEF0",
         help="of poly")
     parser.add_argument("--solver", choices=["gram", "sklearn"], default="gram",
                         help="gram is ours, sklearn scikit-learn's SVC for reference")
     # fmt: on
-    return common.parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

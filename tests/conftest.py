@@ -1,4 +1,4 @@
-"""What the tests share: files, processes, refusals, and data, real ones where they are at hand."""
+"""What the tests share: scripts, processes, refusals, and data, real ones if they are at hand."""
 
 import csv
 import os
@@ -22,13 +22,22 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, strict=True))
 
 
-def python(*command, cwd: Path, stdout=subprocess.PIPE, **environment: str):
-    """Run Python in a process of its own, which finds the scripts."""
-    return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=cwd, stdout=stdout, stderr=subprocess.PIPE,
-        text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        check=False,
+def start(*command, cwd: Path, **environment: str) -> subprocess.Popen:
+    """Start Python in a process of its own, which finds the scripts."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=cwd, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Wait for its end: exit code, stdout, stderr."""
+    try:
+        out, error = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return process.returncode, out, error
 
 
 def assert_refused(capsys, call: Callable, *words: str) -> None:
@@ -41,6 +50,18 @@ def assert_refused(capsys, call: Callable, *words: str) -> None:
     assert error.count("\n") == 1, error
     assert error[:-1].isprintable()
     assert all(word in error for word in words), error
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(module, flags...) -> exit code of a script, in a folder of its own, on the CPU."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(module, *flags: str) -> int:
+        device = [] if module.__name__ == "train_svm" else ["--device", "cpu"]
+        return module.main([*device, *map(str, flags)])
+
+    return call
 
 
 @pytest.fixture(scope="session")

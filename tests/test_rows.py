@@ -3,115 +3,106 @@
 import csv
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import time
 
 import pytest
-from conftest import assert_refused
+from conftest import ROOT, SMALL, assert_refused
 
 import common
+import train_svm
 
-COLUMNS = ("name", "C", "gamma", "status", "reason", "val_accuracy", "n_test", "fit_time_ms")
-NUMBERS = {"val_accuracy": 0.5, "n_test": 70, "fit_time_ms": 12.5}
+COLUMNS = ("dataset", "C", "gamma", "status", "amp", "pin_memory", "reason", "val_accuracy",
+           "test_accuracy", "n_test", "fit_time_ms")  # fmt: skip
+NUMBERS = {"val_accuracy": 0.5, "test_accuracy": 0.5, "n_test": 70, "fit_time_ms": 12.5}
 
 
 @pytest.fixture(autouse=True)
-def columns(monkeypatch):
+def path(tmp_path, monkeypatch):
     monkeypatch.setitem(common.COLUMNS, "rows", COLUMNS)
-    monkeypatch.setattr(common, "TEXT", common.TEXT | {"name"})
-
-
-@pytest.fixture
-def path(tmp_path):
+    monkeypatch.setitem(common.KEY, "rows", COLUMNS[:3])
+    (tmp_path / ".running").mkdir()
     return tmp_path / "rows.csv"
 
 
 def save(path, name, status="ok", C=1.0, gamma="scale", **values):
-    numbers = NUMBERS if status == "ok" else {}
-    row = {"name": name, "C": C, "gamma": gamma, "status": status}
-    common.save_row(path, row | numbers | values)
+    row = {"dataset": name, "C": C, "gamma": gamma, "status": status}
+    row |= {"amp": "yes", "pin_memory": "no"}
+    common.save_row(path, row | (NUMBERS if status == "ok" else {}) | values)
 
 
 def names(path):
-    return [row["name"] for row in common.read_rows(path)]
+    return [row["dataset"] for row in common.read_rows(path)]
 
 
-def test_a_row_comes_back_as_it_was_written(path):
+def test_a_row_comes_back_as_it_was_written_and_takes_the_place_of_one_with_its_key(path):
     assert common.read_rows(path) == []
     reason = 'a "quoted", text\nof two lines | and a bar'
-    save(path, "a", C=0.1 + 0.2, gamma=1e-4, reason=reason)
-    (row,) = common.read_rows(path)
-    expected = {"name": "a", "C": 0.1 + 0.2, "gamma": 1e-4, "status": "ok", "reason": reason}
-    assert row == expected | NUMBERS
-
-
-def test_a_row_takes_the_place_of_one_with_its_key_and_no_other(path):
-    for name, value in (("a", 1), ("b", 2), ("a", 3)):
-        save(path, name, n_test=value)
-    assert [(row["name"], row["n_test"]) for row in common.read_rows(path)] == [("b", 2), ("a", 3)]
+    for value in (1, 2):
+        save(path, "a", C=0.1 + 0.2, gamma=1e-4, reason=reason, n_test=value)
+        save(path, "b")
+    (row, _) = common.read_rows(path)
+    assert (row["dataset"], row["C"], row["gamma"]) == ("a", 0.1 + 0.2, 1e-4)
+    assert (row["reason"], row["n_test"], row["fit_time_ms"]) == (reason, 2, 12.5)
+    assert names(path) == ["a", "b"]
 
 
 def test_a_failed_row_never_replaces_a_finished_one_but_is_replaced_by_one(path):
-    save(path, "a", status="diverged")
-    save(path, "a")
-    save(path, "a", status="diverged")
+    for status in ("diverged", "ok", "out_of_memory"):
+        save(path, "a", status=status)
     assert [row["status"] for row in common.read_rows(path)] == ["ok"]
 
 
-@pytest.mark.parametrize("order", [1, -1])
-def test_a_merge_of_a_finished_and_a_failed_row_costs_neither_until_the_run_is_repeated(
-    path, order
-):
-    """As `cat` or a git merge leaves them: saving another row keeps the finished one."""
-    save(path, "a")
-    header, finished = path.read_text().splitlines()
-    failed = "a,1.0,scale,diverged,loss is nan,,,"
-    path.write_text("\n".join([header, *[finished, failed][::order], ""]))
-    save(path, "b")
-    assert sorted((row["name"], row["status"]) for row in common.read_rows(path)) == [
-        ("a", "diverged"), ("a", "ok"), ("b", "ok"),
-    ]  # fmt: skip
-    save(path, "a", status="out_of_memory")
-    assert "ok" in {row["status"] for row in common.read_rows(path) if row["name"] == "a"}
+def by_pandas(path):
+    pandas = pytest.importorskip("pandas")
+    pandas.read_csv(path).to_csv(path, index=False)
+
+
+def by_hand(path):
+    """All that a spreadsheet changes: 70.0, 1E-03, TRUE, no n/a, quotes, blanks, a mark, CRLF."""
+    words = {"true": "TRUE", "false": "FALSE", "n/a": "", "null": "", "None": "", "nan": ""}
+    words |= {"0.001": "1E-03", "digits": "digits "}
+    words |= {str(number): f"{number}.0" for number in range(100_000)}
+    lines = list(csv.reader(path.read_text().splitlines()))
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        for line in lines:
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerow([words.get(c, c) for c in line])
+            file.write("\r\n")
+
+
+@pytest.mark.parametrize("rewrite", [by_pandas, by_hand])
+@pytest.mark.parametrize("name", ["resnet", "svm", "devices"])
+def test_after_other_software_has_rewritten_a_file_no_row_is_run_again(tmp_path, name, rewrite):
+    path = tmp_path / f"{name}.csv"
+    shutil.copy(ROOT / "results/reference" / path.name, path)
+    common.save_row(path, common.read_rows(path)[0] | {"dataset": "digits"})
+    jobs = [[row] for row in common.read_rows(path)]
+    rewrite(path)
+    assert common.unfinished(path, jobs, set(), lambda row: False) == []
+    assert common.read_rows(path) == [row for (row,) in jobs]
+
+
+BAD_CELLS = {
+    "val_accuracy": ['"0,985"', "high", "", "nan", "1.5", "-0.1"], "fit_time_ms": ["0", "inf"],
+    "n_test": ["0", "\x1b[2J"], "C": ["0; touch owned #"], "gamma": ["wide"],
+    "status": ["OK", "", "running"], "amp": ["TRUE"], "pin_memory": ["n/a"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("\n", "\r\n"), ("\n", "\r"), ("\n", "\n\n"), ("12.5\n", "12.5"), ("name", "\ufeffname"),
-        ("0.01", "1E-02"), (",70,", ",70.0,"), ("scale", '"scale"'),
-    ],
-    ids=["crlf", "cr", "blank lines", "no end", "mark", "exponent", "70.0", "quotes"],
-)  # fmt: skip
-def test_what_a_spreadsheet_rewrites_without_loss_is_the_same_row(path, old, new):
-    save(path, "a", C=0.01)
-    before, text = common.read_rows(path), path.read_text()
-    assert old in text
-    path.write_bytes(text.replace(old, new).encode())
-    assert common.read_rows(path) == before
-    save(path, "a", C=0.01, n_test=9)
-    assert [row["n_test"] for row in common.read_rows(path)] == [9], "its key is the same, too"
-
-
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("val_accuracy", '"0,985"'), ("val_accuracy", "high"), ("val_accuracy", ""),
-        ("val_accuracy", "nan"), ("val_accuracy", "1.5"), ("val_accuracy", "-0.1"),
-        ("fit_time_ms", "0"), ("fit_time_ms", "5e-324"), ("fit_time_ms", "1e308"),
-        ("fit_time_ms", "inf"), ("n_test", "0"), ("n_test", "\x1b[2J"), ("C", "0; touch owned #"),
-        ("gamma", "wide"),
-    ],
-)  # fmt: skip
+    ("column", "value"), [(column, cell) for column, cells in BAD_CELLS.items() for cell in cells]
+)
 def test_a_cell_that_is_no_value_is_named_with_its_line_and_left_alone(path, capsys, column, value):
-    save(path, "a")
-    save(path, "b")
+    for name in "ab":
+        save(path, name)
     header, first, last = path.read_text().splitlines()
     cells = last.split(",")
     cells[COLUMNS.index(column)] = value
     text = "\n".join([header, first, ",".join(cells), ""])
     path.write_text(text)
-    assert_refused(capsys, lambda: save(path, "c"), f"rows.csv, line 3: {column} is ")
+    assert_refused(capsys, lambda: save(path, "c"), "rows.csv, line 3: ", column)
     assert path.read_text() == text
 
 
@@ -122,36 +113,61 @@ def test_a_cell_that_is_no_value_is_named_with_its_line_and_left_alone(path, cap
         ",".join(reversed(COLUMNS)) + "\n",
         ",".join(COLUMNS) + "\na,1.0,sca",
         ",".join(COLUMNS) + '\na,1.0,"scale\n',
-        ",".join(COLUMNS) + "\na,1.0,scale,ok,,0.5,70,12.5b,1.0,scale,ok,,0.5,70,12.5\n",
+        ",".join(COLUMNS) + '\n"b"x,1,scale,ok,yes,no,,0.5,0.5,70,12.5\n',
+        ",".join(COLUMNS) + "\na,1,scale,ok,yes,no,,0.5,0.5,70,12a,1,scale,ok,,0.5,0.5,70,12.5\n",
+        "\udcff\udcfe\n",
     ],
 )
-def test_other_columns_and_torn_lines_are_refused_and_left_alone(path, capsys, text):
-    path.write_text(text)
-    assert_refused(capsys, lambda: save(path, "b"))
-    assert path.read_text() == text
+def test_other_columns_torn_lines_and_bytes_are_refused_and_left_alone(path, capsys, text):
+    path.write_text(text, errors="surrogateescape")
+    assert_refused(capsys, lambda: save(path, "b"), "rows.csv")
+    assert path.read_text(errors="surrogateescape") == text
 
 
-def test_a_broken_line_is_named(path, capsys):
-    cells = "1,scale,ok,,0.5,70,12.5"
-    path.write_text("\n".join([",".join(COLUMNS), f"a,{cells}", f'"b"x,{cells}']))
-    assert_refused(capsys, lambda: common.read_rows(path), "rows.csv, line 3: ")
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_pipe_in_place_of_a_file_is_refused_at_once(run, tmp_path, capsys, make):
+    make(tmp_path / "svm.csv")
+    assert_refused(capsys, lambda: run(train_svm, "--results-dir", "."), "svm.csv: it is not a")
 
 
-def test_a_folder_or_bytes_in_place_of_the_file_are_refused(path, capsys):
-    path.write_bytes(b"\xff\xfe\n")
-    assert_refused(capsys, lambda: common.read_rows(path))
-    path.unlink()
-    path.mkdir()
-    assert_refused(capsys, lambda: common.read_rows(path))
-
-
-def test_no_link_is_followed_and_no_temporary_file_stays(path, tmp_path):
-    """A killed writer leaves one, which the next removes."""
-    (tmp_path / "owned").write_text("mine")
-    (tmp_path / "rows.csv.1-2.tmp").symlink_to(tmp_path / "owned")
+def test_a_link_stays_a_link_and_a_file_keeps_its_mode(path, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere/real.csv"
+    path.symlink_to(target)
     save(path, "a")
-    assert (tmp_path / "owned").read_text() == "mine"
-    assert sorted(os.listdir(tmp_path)) == [".lock", "owned", "rows.csv"]
+    target.chmod(0o664)
+    save(path, "b")
+    assert path.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o664
+    assert names(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("refusals", [2, 99])
+def test_a_file_that_is_held_open_is_tried_again_before_its_row_is_printed(
+    run, tmp_path, capsys, monkeypatch, refusals
+):
+    """As programs on Windows do."""
+    replace, errors = os.replace, [PermissionError(13, "Permission denied")] * refusals
+
+    def refuse(*names):
+        if errors:
+            raise errors.pop()
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    flags = [*SMALL, "--kernel", "rbf", "--C", "1", "--gamma", "scale"]
+    if refusals == 2:
+        assert run(train_svm, *flags) == 0
+    else:
+        with pytest.raises(OSError, match=r"cannot write .*results/svm.csv: Permission denied"):
+            run(train_svm, *flags)
+        assert re.search(r"not saved: {.*'test_accuracy': ", capsys.readouterr().out)
+    assert len(common.read_rows(tmp_path / "results/svm.csv")) == (refusals == 2)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+# --- several writers -----------------------------------------------------------------------------
 
 
 def write_rows(path, writer, count):
@@ -165,28 +181,24 @@ def start(work, *args):
     return process
 
 
-def test_writers_at_the_same_time_lose_and_tear_nothing(path, tmp_path):
-    writers = [start(write_rows, path, writer, 15) for writer in range(8)]
+def test_eight_writers_lose_and_tear_nothing_although_others_are_killed(path):
+    writers = [start(write_rows, path, writer, 12) for writer in range(8)]
+    for attempt in range(8):
+        killed = start(write_rows, path, f"killed{attempt}", 10_000)
+        time.sleep(0.1 + 0.01 * attempt)
+        before = names(path)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.join()
+        assert names(path)[: len(before)] == before
     for writer in writers:
         writer.join()
-    assert sorted(names(path)) == sorted(f"{w}-{number}" for w in range(8) for number in range(15))
-    assert sorted(os.listdir(tmp_path)) == [".lock", "rows.csv"]
+    save(path, "last")
+    found = sorted(name for name in names(path) if not name.startswith("killed"))
+    assert found == sorted(["last", *(f"{w}-{number}" for w in range(8) for number in range(12))])
+    assert sorted(os.listdir(path.parent)) == [".running", "rows.csv"]
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_file(path):
-    for attempt in range(10):
-        writer = start(write_rows, path, attempt, 10_000)
-        time.sleep(0.1 + 0.005 * attempt)
-        before = names(path)
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        with path.open(newline="") as file:
-            assert {len(line) for line in csv.reader(file, strict=True)} == {len(COLUMNS)}
-        assert names(path)[: len(before)] == before
-        assert before
-
-
-def test_a_full_disk_costs_no_row(path, tmp_path):
+def test_a_full_disk_costs_no_row(path):
     """The file may not grow: the row that does not fit raises, all before it are there."""
     resource = pytest.importorskip("resource")
 
@@ -202,4 +214,4 @@ def test_a_full_disk_costs_no_row(path, tmp_path):
     assert writer.exitcode == 3
     assert names(path) == [f"full-{number}" for number in range(len(names(path)))]
     assert 300 < path.stat().st_size <= 400
-    assert sorted(os.listdir(tmp_path)) == [".lock", "rows.csv"]
+    assert sorted(os.listdir(path.parent)) == [".running", "rows.csv"]
