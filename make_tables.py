@@ -39,12 +39,14 @@ NETWORKS = SMALL, LARGE = "ResNet-18", "ResNet-50"
 GRID = common.combinations(batch_size=[16, 32], optimizer=["sgd", "adam"], lr=[1e-3, 1e-4])
 EPOCHS = 5
 FACTORS = {
-    "resnet": ("arch", "optimizer", "lr", "momentum", "batch_size", "epochs"),
+    "resnet": ("arch", "optimizer", "lr", "momentum", "batch_size", "epochs", "amp"),
     "svm": ("kernel", "C", "gamma", "degree", "coef0", "solver"),
-    "devices": ("device", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs"),
+    "devices": ("device", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs", "amp"),
 }
 HARD = "\N{NO-BREAK SPACE}"
-OPTIONAL = ("momentum", "degree", "coef0")
+# Cells that a row may lack; a failed one may lack all that was measured.
+OPTIONAL = {"limit", "momentum", "degree", "coef0", "reason", "training_flops", "peak_memory_mib",
+            "history", "weights_sha256"}  # fmt: skip
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -69,38 +71,46 @@ def load(folder: Path) -> list[dict]:
     """All rows of a folder, with columns that follow from others. Exits 2 if a row is damaged, or
     if two runs of one seed have seen different splits."""
     rows, splits = [], {}
-    for kind, factors in FACTORS.items():
+    for kind in FACTORS:
         path = folder / f"{kind}.csv"
-        for raw in common.read_rows(path):
-            words = {name for name in raw if isinstance(raw[name], str)} - {"history"}
-            row = raw | {name: harmless(raw[name]) for name in words}
-            row |= {"kind": kind, "key": common.key_of(path, raw)}
-            for name in ("dataset", "seed", "split_seed", *factors):
-                if row[name] is None and name not in OPTIONAL:
-                    common.fail(f"{path}: a row has no {name}; mend or remove it")
+        for row in common.read_rows(path):
+            key = common.key_of(path, row)
+            for name, value in row.items():
+                if isinstance(value, str) and name != "history":
+                    row[name] = harmless(value)
+                if isinstance(value, float) and name in FACTORS[kind]:
+                    row[name] = float(f"{value:.9g}")  # other software may add 1e-19
+            finished = row["status"] == "ok"
+            needed = common.COLUMNS[kind] if finished else common.KEY[kind]
+            lacking = [name for name in needed if row[name] is None and name not in OPTIONAL]
+            if lacking or not row.get("epochs", 1):
+                common.fail(f"{path}: a row has no {(lacking or ['epochs'])[0]}; mend or remove it")
             part = f", {count(row['limit'], 'image')}" if row["limit"] else ""
-            row["data"] = show(row["dataset"]) + part
-            row["model"] = f"SVM, {row['kernel']}" if kind == "svm" else show(row["arch"])
-            row["train_ms"] = row["fit_time_ms" if kind == "svm" else "train_time_ms"]
-            row["machine"] = (row.get("device", "cpu"), row["device_name"], row["threads"])
-            row["finished_utc"] = row["finished_utc"] or ""
-            try:
-                epochs = json.loads(row.get("history") or "[]")
-                curve = [(epoch["train_accuracy"], epoch["val_accuracy"]) for epoch in epochs]
-                row["curve"] = 100 * np.array(curve, float).reshape(-1, 2)  # %
-                damaged = not ((row["curve"] >= 0) & (row["curve"] <= 100)).all()
-            except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
-                damaged = True
-            if damaged:
-                common.fail(f"{path}: the history of seed {row['seed']} is damaged; mend the row")
+            row |= {
+                "kind": kind, "key": key, "data": show(row["dataset"]) + part,
+                "model": f"SVM, {row['kernel']}" if kind == "svm" else show(row["arch"]),
+                "train_ms": row["fit_time_ms" if kind == "svm" else "train_time_ms"],
+                "machine": (row.get("device", "cpu"), row["device_name"], row["threads"]),
+                "curve": curve(path, row),
+            }  # fmt: skip
             split = row["data"], row["split_seed"]
-            if (
-                row["status"] == "ok"
-                and splits.setdefault(split, row["split_id"]) != row["split_id"]
-            ):
+            if finished and splits.setdefault(split, row["split_id"]) != row["split_id"]:
                 common.fail(f"{path}: runs of {split} differ in split_id; remove the wrong ones")
             rows.append(row)
     return rows
+
+
+def curve(path: Path, row: dict) -> np.ndarray:
+    """Training and validation accuracy after each epoch, percent [epochs, 2]."""
+    try:
+        epochs = json.loads(row.get("history") or "[]")
+        pairs = [(epoch["train_accuracy"], epoch["val_accuracy"]) for epoch in epochs]
+        values = 100 * np.array(pairs, float).reshape(-1, 2)
+        if ((values >= 0) & (values <= 100)).all():
+            return values
+    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
+        pass
+    common.fail(f"{path}: the history of a row of seed {row['seed']} is damaged; mend or remove it")
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -109,7 +119,7 @@ FORMS: dict[str, Callable] = {  # of factors that are not shown as name and valu
     "optimizer": show, "batch_size": "batch {}".format, "epochs": partial(count, noun="epoch"),
     "solver": lambda _: "scikit-learn",
 }  # fmt: skip
-UNSHOWN = {("momentum", 0.9), ("solver", "gram")}
+UNSHOWN = {("momentum", 0.9), ("solver", "gram"), ("amp", "yes")}
 
 
 @dataclass(eq=False)
@@ -146,28 +156,21 @@ class Setting:
         """Of one training, the median over seeds; nan if they are not known."""
         return float(np.median(self.values("training_flops")))
 
-    def images(self) -> float:
-        """How many images a network has seen in training."""
-        row = next(iter(self.runs.values()))
-        return row["n_train"] * self.epochs
-
     def ms(self, column: str = "train_ms") -> float:
         """The shortest time on its machine: other work can only slow a run."""
-        times = [row[column] for row in self.runs.values() if row["machine"] == self.machine]
-        return min((time for time in times if time), default=math.nan)
+        return min(row[column] for row in self.runs.values() if row["machine"] == self.machine)
 
     def order(self) -> tuple:
         """By validation accuracy; of equal ones with fewer FLOPs, then by name."""
-        flops = self.flops()
-        known = math.inf if math.isnan(flops) else flops
-        return -self.mean("val_accuracy"), known, self.model, self.text
+        flops = np.nan_to_num(self.flops(), nan=math.inf)
+        return -self.mean("val_accuracy"), flops, self.model, self.text
 
 
 def settings_of(rows: list[dict]) -> list[Setting]:
     """The settings of finished rows, the best on validation images first. A run counts if its seed
     drew its split; of several, such as on a CPU and a GPU, the newest."""
     found = {}
-    for row in sorted(rows, key=lambda row: row["finished_utc"]):
+    for row in sorted(rows, key=lambda row: (row["finished_utc"] or "", str(row["key"]))):
         if row["status"] == "ok" and row["split_seed"] == row["seed"]:
             factors = {name: row[name] for name in FACTORS[row["kind"]]}
             key = row["data"], row["model"], str([show(value) for value in factors.values()])
@@ -331,7 +334,9 @@ CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their he
     "Training (s)": seconds,
     "Testing (s)": partial(seconds, column="predict_time_ms"),
     "FLOPs (10¹²)": lambda each: short(each.flops() / 1e12),
-    "MFLOPs an image": lambda each: short(each.flops() / each.images() / 1e6, 4),
+    "MFLOPs an image": lambda each: short(
+        each.flops() / each.values("n_train")[0] / each.epochs / 1e6, 4
+    ),
     "Splits": lambda each: str(len(each.runs)),
     "Setting": lambda each: each.text,
 }
@@ -380,47 +385,44 @@ def answer(study: Study) -> Iterator[str]:
             words = "accuracy against FLOPs of training"
             yield "\n".join(f"![{data}: {words}](./{name})" for data, name in drawn.items())
             yield (
-                "Pictures: validation accuracy; faint points are other SVM settings, bands the"
-                " range over splits, numbers epochs."
+                "Pictures: faint points are other SVM settings, bands the range over splits,"
+                " numbers epochs, dotted curves training accuracy."
             )
 
 
 def how_to_read(study: Study, used: list[Setting]) -> str:
     """What the figures of the answer are."""
     rows = [row for each in used for row in each.runs.values()]
-    total = sum(rows[0][name] for name in ("n_train", "n_val", "n_test"))
+    totals = {sum(row[name] for name in ("n_train", "n_val", "n_test")) for row in rows}
+    size = f" of {count(*totals, 'image')}" if len(totals) == 1 else ""
     kinds = sorted({row["precision"] for row in rows if "precision" in row})
-    order = f" ({' / '.join(study.data)})" if study.data[1:] else ""
+    precision = f", networks in {listed(kinds)}" if kinds else ""
     text = (
-        "Each line is the best setting on validation images, with its accuracy on test images: mean"
-        f" ± standard deviation over random 70/10/20 splits of {count(total, 'image')}. Training"
-        f" times and FLOPs{order} are those on {hardware(used)}"
+        "Each line shows the setting that is best on validation images, and its accuracy on test"
+        f" images: mean ± standard deviation over random 70/10/20 splits{size}, at least what so"
+        f" few test images leave. Times are for {hardware(used)}{precision}."
     )
-    text += f", networks in {listed(kinds)}." if kinds else "."
+    text += f" *a / b* is {' / '.join(study.data)}." if study.data[1:] else ""
     if not any(row["machine"][0] == "cuda" for row in study.rows):
         text += " No GPU was measured."
     if rows[0]["limit"] is None and study.data[0] in DATA:
-        text += " Published figures differ: these splits mix the official training and test images."
+        text += " Our test images are not the official ones: published figures differ."
     others = [data for data in study.all_data if data not in study.data]
     return text + (f" Only tables.md has the rows of {listed(others)}." if others else "")
 
 
 def sentences(study: Study, data: str) -> Iterator[str]:
-    """Who is ahead on a data set within EPOCHS, and what the longest trainings change."""
+    """Who is ahead on a data set within EPOCHS, a network or the SVM, and after most epochs."""
+    bests, svm = study.bests(data), study.short(data, "SVM")
     long = best([study.longest(data, model) for model in study.networks])
-    leader, *others = study.bests(data) or [long]
-    svm = study.short(data, "SVM")
-    # The question is about ResNets and SVMs: the leader is set against the other kind first.
-    others.sort(key=lambda each: (each is svm) == (leader is svm))
+    rivals = [each for each in bests if each is not svm][:1] if bests and bests[0] is svm else [svm]
     within = f" within {EPOCHS} epochs" if study.networks else ""
-    if not others:
+    leader, rival = (bests or [long])[0], next(filter(None, rivals), None)
+    if rival:
+        who, how_far = versus(leader, rival)
+        yield f"**{data}: {who}**{within}, {how_far}. {cost(leader, rival)}."
+    else:
         yield f"**{data}: {leader.name} has {percent(leader)} %** ({leader.text})."
-    for other in others:
-        who, how_far = versus(leader, other)
-        if other is others[0]:
-            yield f"**{data}: {who}**{within}, {how_far}. {cost(leader, other)}."
-        else:
-            yield f"{who[0].upper()}{who[1:]}, {how_far}."
     if long and svm:
         who, how_far = versus(long, svm)
         yield f"**After {count(long.epochs, 'epoch')}** {who}, {how_far}. {cost(long, svm)}."
@@ -435,16 +437,17 @@ def versus(first: Setting, second: Setting) -> tuple[str, str]:
         return versus(second, first)
     n, won = len(gap.gaps), sum(each > 0 for each in gap.gaps.values())
     who = f"{first.name} is {'clearly ' if gap.sign() else ''}ahead of {second.name}"
-    who += "" if gap.sign() else ", but not clearly" if n >= 3 else ", of few runs"
-    return who, f"by {gap.mean:.2f} points on {won} of {count(n, 'common split')}"
+    who += "" if gap.sign() else ", but not clearly"
+    few = "" if n >= 3 else ", too few for an interval"
+    return who, f"by {gap.mean:.2f} points, on {won} of {count(n, 'common split')}{few}"
 
 
 def cost(first: Setting, second: Setting) -> str:
     """How the training times of two settings compare, if they are of one machine."""
     fast, slow = sorted((first, second), key=Setting.ms)
-    more = f", with {short(slow.flops() / fast.flops(), 2)} times the FLOPs"
-    more = "" if "unknown" in more else more
-    text = f"{slow.name} trains {short(slow.ms() / fast.ms(), 2)} times as long{more}"
+    text = f"{slow.name} trains {short(slow.ms() / fast.ms(), 2)} times as long"
+    if not math.isnan(more := slow.flops() / fast.flops()):
+        text += f", with {short(more, 2)} times the FLOPs"
     if fast.machine != slow.machine:
         times = [f"{each.name} trains in {seconds(each)} s" for each in (fast, slow)]
         text = f"{listed(times)}, on different hardware"
@@ -480,8 +483,8 @@ def resnets(study: Study) -> Iterator[str]:
         heads = "|".join(f"{data}, {model}" for data, model in columns)
         yield table(f"Batch|Optimizer|Rate|{heads}", lines)
         yield (
-            f"Test accuracy (%) after {count(most, 'epoch')}; after fewer, in parentheses, where"
-            " these are better on validation images."
+            f"Test accuracy (%) after {count(most, 'epoch')}, or after the number in parentheses"
+            " where that is better on validation images or was run alone."
         )
 
 
@@ -497,12 +500,14 @@ def devices(study: Study) -> Iterator[str]:
     """The same trainings on a CPU and on a GPU, as far as they were measured."""
     found = sorted(study.devices, key=lambda e: (e.data, str(e.factors["device"]), e.model, e.text))
     if found:
-        names = "Device|Model|Optimizer|Accuracy (%)|Training (s)|MFLOPs an image"
-        yield listing("Data set|" * (len({e.data for e in found}) > 1) + names, found)
-        lacking = {"cpu", "cuda"} - {each.factors["device"] for each in found}
-        works = sorted({f"{each.data}, {each.text.partition(', ')[2]}" for each in found})
-        text = f"{listed(works)}; on {hardware(found)}. MFLOPs are those of forward and backward."
-        yield text + "".join(f" No {show(name)} was measured." for name in lacking)
+        names = "Data set|Device|Model|Setting|Accuracy (%)|Training (s)|MFLOPs an image"
+        yield listing(names, found)
+        text = f"On {hardware(found)}. MFLOPs are those of training, forward and backward."
+        known = [each.factors["device"] for each in found]
+        lacking = [
+            f" No {show(name)} was measured." for name in ("cpu", "cuda") if name not in known
+        ]
+        yield text + "".join(lacking)
 
 
 def settings(study: Study) -> Iterator[str]:
@@ -523,7 +528,7 @@ def failures(study: Study) -> Iterator[str]:
     """Failed runs, and finished ones that stand in no table."""
     names = ("kind", "data", "model", "seed", "status", "reason")
     failed = [row for row in study.rows if row["status"] != "ok"]
-    lines = [[show(row[name]) for name in names] for row in failed]
+    lines = sorted([show(row[name]) for name in names] for row in failed)
     yield table("File|Data set|Model|Seed|Status|Reason", lines) if lines else "No run failed."
     yield apart(study)
 
@@ -542,28 +547,33 @@ def apart(study: Study) -> str:
     return f"In no table: {'; '.join(words)}." if words else ""
 
 
+def is_assigned(row: dict) -> bool:
+    """Whether the assignment asks for a finished row, on its one seed."""
+    if row["kind"] == "svm" and not (row["C"] in (0.1, 1) and row["solver"] == "gram"):
+        return False
+    gammas = ("scale", "auto", 0.01, 0.1)
+    return row["seed"] == 0 and row.get("epochs", 0) <= EPOCHS and row.get("gamma", 0.1) in gammas
+
+
 def spent(rows: list[dict]) -> str:
     """Hours of training and testing by model; of the rows of one training the longest counts."""
     last, total = {}, Counter()
-    for row in sorted(rows, key=lambda row: row.get("epochs", 0)):
+    for row in sorted(rows, key=lambda row: (row.get("epochs", 0), row["finished_utc"])):
         key = zip(common.KEY[row["kind"]], row["key"], strict=True)
         last[row["kind"], *(value for name, value in key if name != "epochs")] = row
     for row in last.values():
-        ms = (row["train_ms"] or 0) + (row["predict_time_ms"] or 0)
-        total["SVMs" if row["kind"] == "svm" else row["model"]] += ms / 3.6e6
-    words = [f"{name} {hours:.1f}" for name, hours in total.items()]
+        family = "SVMs" if row["kind"] == "svm" else row["model"]
+        total[family] += (row["train_ms"] + row["predict_time_ms"]) / 3.6e6
+    words = [f"{name} {hours:.1f}" for name, hours in sorted(total.items())]
     return f"{total.total():.1f} hours ({', '.join(words)})"
 
 
 def hours(study: Study) -> Iterator[str]:
-    """What one seed took, and all of them."""
+    """What the assignment took, and all runs."""
     rows = [row for row in study.rows if row["status"] == "ok"]
-    part = [row for row in rows if row["seed"] == 0 and row.get("epochs", 0) <= EPOCHS]
-    if part:
-        yield (
-            f"With one seed and up to {EPOCHS} epochs it takes {spent(part)} for one process on"
-            f" {hardware(settings_of(part))}. All runs took {spent(rows).partition(' (')[0]}."
-        )
+    if part := [row for row in rows if is_assigned(row)]:
+        machines = hardware(settings_of(part + rows))
+        yield f"It takes {spent(part)}, for one process on {machines}. All runs took {spent(rows)}."
 
 
 def files(study: Study) -> Iterator[str]:
@@ -596,8 +606,8 @@ def most_lines(study: Study, data: str):
         # A seed counts once, by the mean of its gaps over the lines.
         means = {seed: float(np.mean([gap.gaps[seed] for gap in gaps])) for seed in seeds}
         overall, won = Lead(means, gaps[0].overlap), sum(gap.mean > 0 for gap in gaps)
-        sign = overall.sign() if (won > len(gaps) / 2) == (overall.mean > 0) else 0
-        yield sign, f"{won} of {len(gaps)} lines, on average {overall.mean:+.2f}"
+        agree = (won > len(gaps) / 2) == (overall.mean > 0) and len(gaps) > len(GRID) / 2
+        yield overall.sign() if agree else 0, f"{won} of {len(gaps)} lines, {overall}"
 
 
 def peak(study: Study, data: str):
@@ -611,8 +621,8 @@ def not_worth_it(study: Study, data: str):
     small, large = (study.short(data, model) for model in NETWORKS)
     if gap := lead(large, small):
         dearer = large.flops() / small.flops()
-        sign = -gap.sign(bound=1) if dearer > DEARER else -1
-        yield sign, f"{gap} for {short(dearer, 2)} times the FLOPs"
+        sign = -gap.sign(bound=1 if dearer > DEARER else 0)  # at equal cost any gain is worth it
+        yield sign, f"{gap}<br>for {short(dearer, 3)} times the FLOPs"
 
 
 def lower_on_fashion(study: Study, data: str):
@@ -631,7 +641,7 @@ def svm_costs_less(study: Study, data: str, cost: Callable, solver: str = "gram"
         network = study.short(data, model)
         if svm and network and (cost is Setting.flops or svm.machine == network.machine):
             more = cost(network) / cost(svm)
-            yield above(1, more / noise, more * noise), f"{model} {short(more, 2)}"
+            yield above(1, more / noise, more * noise), f"{model} {short(more)}"
 
 
 def svm_is_behind(study: Study, data: str):
@@ -650,28 +660,27 @@ def gap_is_wider(study: Study, data: str):
 
 
 def gpu_gain(study: Study, data: str, model: str, claimed: int):
-    """CPU time over GPU time; claimed is 1 for a gain above 2, -1 for one below."""
-    for optimizer in ("sgd", "adam"):
-        found = [each for each in study.devices if (each.data, each.model) == (data, model)]
-        found = [each for each in found if each.factors["optimizer"] == optimizer]
-        pair = [best([e for e in found if e.factors["device"] == name]) for name in ("cpu", "cuda")]
-        rows = [next(iter(each.runs.values())) for each in pair if each]
-        if len(rows) == 2 and rows[0]["cpu_name"] == rows[1]["cpu_name"]:
-            gain = pair[0].ms() / pair[1].ms()
+    """CPU time over GPU time of equal trainings; claimed is 1 for a gain above 2, -1 for below."""
+    found = [each for each in study.devices if (each.data, each.model) == (data, model)]
+    for gpu in found:
+        cpu = [each for each in found if each.factors == gpu.factors | {"device": "cpu"}]
+        rows = [next(iter(each.runs.values())) for each in (*cpu, gpu)]
+        if cpu and gpu.factors["device"] == "cuda" and rows[0]["cpu_name"] == rows[1]["cpu_name"]:
+            gain = cpu[0].ms() / gpu.ms()
             ends = [rows[0][f"step_ms_{a}"] / rows[1][f"step_ms_{b}"]
                     for a, b in (("min", "max"), ("max", "min"))]  # fmt: skip
             sign = claimed * above(2, min(gain, *ends), max(gain, *ends))
-            yield sign, f"{show(optimizer)} {short(gain, 2)} times as fast"
+            yield sign, f"{show(gpu.factors['optimizer'])} {short(gain)} times as fast"
 
 
 def adam_is_best(study: Study, data: str):
     found = study.tried(data)
     adam, winner = study.short(data, SMALL, optimizer="adam", lr=1e-3), best(found)
-    if adam:
-        rank = 1 + sum(best([each, adam]) is each for each in found if each is not adam)
-        gap = lead(adam, winner) if adam is not winner else None
-        behind = f", {gap.mean:+.2f} from the best" if gap else ""
+    if adam and found[1:]:
+        rank = 1 + sum(each.order() < adam.order() for each in found)
+        gap = lead(adam, winner)
         sign = 1 if adam is winner else min(gap.sign(), 0) if gap else 0
+        behind = f"<br>{gap} from the best" if gap and adam is not winner else ""
         yield sign, f"rank {rank} of {len(found)}{behind}"
 
 
@@ -737,7 +746,7 @@ STYLE = """
 text { font: 14px system-ui, sans-serif; fill: #1f2328 } .title { font-weight: bold }
 .paper { fill: #ffffff } path { fill: none; stroke: var(--c); stroke-width: 2 }
 circle { fill: var(--c) } .axis { stroke: #8c959f; stroke-width: 1 }
-.faint { opacity: 0.3 } .band { fill: var(--c); stroke: none; opacity: 0.2 }
+.faint { opacity: 0.4 } .band { fill: var(--c); stroke: none; opacity: 0.2 }
 .dotted { stroke-dasharray: 2 4; stroke-width: 1.5 } .dashed { stroke-dasharray: 9 5 }
 .name { fill: var(--c); font-weight: bold }
 .m0 { --c: #0072B2 } .m1 { --c: #C04F00 } .m2 { --c: #007A59 } .m3 { --c: #AA4499 }
@@ -759,7 +768,7 @@ class Plot:
                       '<rect width="100%" height="100%" class="paper"/>',
                       f'<path d="M{LEFT},{TOP}V{BOTTOM}H{RIGHT}" class="axis"/>']  # fmt: skip
         self.text(8, 20, title, "title")
-        self.text(8, TOP - 14, "validation accuracy (%), dotted: training")
+        self.text(8, TOP - 14, "validation accuracy (%)")
         self.text(RIGHT, HEIGHT - 8, "FLOPs of training (10¹²)", anchor="end")
         for tick in (digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)):
             if self.x[0] < math.log10(tick) < self.x[1]:
@@ -796,7 +805,8 @@ class Plot:
             self.dot(at, value, css)
             if epoch in (1, EPOCHS, len(x)):
                 across, down = self.at(at, value)
-                self.text(across, down + (17 if epoch == 1 else -8), str(epoch), anchor="middle")
+                below = epoch == 1 and down < BOTTOM - 20
+                self.text(across, down + (17 if below else -8), str(epoch), anchor="middle")
 
     def svg(self) -> str:
         size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
@@ -822,7 +832,8 @@ def picture(study: Study, data: str) -> str | None:
     winner, curves = best(svms), {}
     for model in study.networks:
         one = study.longest(data, model, above=0)
-        if one and all(len(row["curve"]) == one.epochs for row in one.runs.values()):
+        known = one and not math.isnan(one.flops())
+        if known and all(len(row["curve"]) == one.epochs for row in one.runs.values()):
             across = one.flops() / 1e12 * np.arange(1, one.epochs + 1) / one.epochs
             curves[model] = across, np.array([row["curve"] for row in one.runs.values()])
     y = [each.mean("val_accuracy") for each in svms]
@@ -856,15 +867,20 @@ TABLES: dict[str, Callable] = {
     make.__name__: make
     for make in (answer, resnets, svms, devices, claims, hours, settings, failures, files)
 }
-MARKER = re.compile(r"^<!-- (?:table|end): .* -->$", re.MULTILINE)
-NAME = f"({'|'.join(TABLES)})"
-BLOCK = re.compile(rf"^(<!-- table: {NAME} -->)$.*?^(<!-- end: \2 -->)$", re.MULTILINE | re.DOTALL)
-FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)$\n?)", re.MULTILINE | re.DOTALL)
+PART = re.compile(  # a code fence; a pair of markers without others between; a marker alone
+    r"^ {0,3}(?P<fence>`{3,}|~{3,})[^`\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
+    rf"|^<!-- table: (?P<name>{'|'.join(TABLES)}) -->[ \t]*$(?:(?!^[ \t]*<!-- (?:table|end):).)*"
+    r"^<!-- end: (?P=name) -->[ \t]*$|^[ \t]*<!-- (?:table|end): .*?$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def render(name: str, study: Study, place: str = "") -> str:
     """A table in markdown; place is the folder of its pictures."""
-    text = "\n\n".join(part for part in TABLES[name](study) if part) or "No rows yet."
+    text = (
+        "\n\n".join(part for part in TABLES[name](study) if part)
+        or "Nothing was measured for this table."
+    )
     return text.replace("](./", f"]({place}")
 
 
@@ -875,30 +891,29 @@ def fill(readme: Path, study: Study, place: str) -> tuple[bytes, set[str]]:
         text = readme.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         common.fail(f"cannot read {readme}: {error}")
-    end = "\r\n" if "\r\n" in text else "\n"
-    names, left = set(), 0
+    names: set[str | None] = set()
 
-    def block(match: re.Match) -> str:
-        names.add(match[2])
-        return f"{match[1]}\n\n{render(match[2], study, place)}\n\n{match[3]}"
+    def part(match: re.Match) -> str:
+        if match["fence"]:
+            return match[0]
+        names.add(name := match["name"])  # None: a marker without its other one
+        content = render(name, study, place) if name else ""
+        return f"<!-- table: {name} -->\n\n{content}\n\n<!-- end: {name} -->"
 
-    parts = FENCE.split(text.replace("\r\n", "\n"))
-    for number, part in enumerate(parts):
-        if not FENCE.fullmatch(part):
-            left += len(MARKER.findall(BLOCK.sub("", part)))
-            parts[number] = BLOCK.sub(block, part)
-    if left or not names:
+    filled = PART.sub(part, text.replace("\r\n", "\n"))
+    if None in names or not names:
         common.fail(
             f"{readme}: markers must be in pairs, as <!-- table: answer --> and <!-- end: answer"
             f" -->, each on a line of its own, for {', '.join(TABLES)}"
         )
-    return "".join(parts).replace("\n", end).encode(), names
+    return filled.replace("\n", "\r\n" if "\r\n" in text else "\n").encode(), names
 
 
 def outputs(study: Study, folder: Path, readme: Path | None) -> dict[Path, bytes | None]:
     """The content of every file that is written, and None for a picture to be removed."""
     drawn = {folder / name: svg.encode() for name, svg in pictures(study).values()}
-    old = [path for path in folder.glob("*.svg") if path.read_bytes().startswith(MADE_HERE)]
+    old = [path for path in folder.glob("*.svg") if path.is_file()]
+    old = [path for path in old if path.read_bytes().startswith(MADE_HERE)]
     files, names = dict.fromkeys(old) | drawn, {"files"}
     if readme:
         place = Path(os.path.relpath(folder, readme.parent)).as_posix()

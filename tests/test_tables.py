@@ -28,11 +28,13 @@ FACTS = {
     "status": "ok", "dataset": "mnist", "seed": 0, "n_train": 49000, "n_val": 7000, "n_test": 14000,
     "predict_time_ms": 1000.0, "device_name": "Some CPU", "cpu_name": "Some CPU", "threads": 2,
     "torch": "2.15.0", "training_flops": 1e13, "finished_utc": "2026-01-01T00:00:00+00:00",
+    **dict.fromkeys(("python", "torchvision", "sklearn", "numpy", "commit"), "1"),
 }  # fmt: skip
 TRAINING = FACTS | {
     "arch": "resnet18", "optimizer": "adam", "lr": 1e-3, "batch_size": 32, "epochs": 5,
     "pin_memory": "no", "amp": "yes", "precision": "float32", "device": "cpu",
     "val_accuracy": 0.98, "test_accuracy": 0.97, "train_time_ms": 60_000.0,
+    "precision_reason": "made up",
 }  # fmt: skip
 
 
@@ -170,8 +172,12 @@ def test_the_best_is_chosen_on_validation_and_of_equal_ones_costs_less(tmp_path)
 
 
 def test_the_order_of_rows_decides_nothing(tmp_path):
-    """Of equal settings and of all else."""
+    """Of equal settings, of runs that ended in one second, and of all else."""
+    resnet(tmp_path, pin_memory="yes", **GPU, status="diverged", reason="loss is nan", lr=9.0)
     for seed in range(3):
+        for pin_memory in ("yes", "no"):
+            resnet(tmp_path, seed=seed, pin_memory=pin_memory, **GPU, arch="resnet50",
+                   test_accuracy=0.9 + (pin_memory == "no") / 20)  # fmt: skip
         for batch_size in (16, 32, 64):
             for optimizer in ("sgd", "adam"):
                 resnet(tmp_path, seed=seed, batch_size=batch_size, optimizer=optimizer,
@@ -195,6 +201,13 @@ def test_settings_of_fewer_than_3_seeds_take_part_only_where_none_has_3(tmp_path
     assert "| 90.00 |" in text(tmp_path, "answer")
     seeds(resnet, tmp_path, 95, 96, 97, val_accuracy=0.5)
     assert "| 96.00 ± 1.00 |" in text(tmp_path, "answer")
+
+
+def test_amp_is_a_factor_and_numbers_are_equal_but_for_rounding(tmp_path):
+    resnet(tmp_path, test_accuracy=0.9, lr=0.0010000000000000002)
+    resnet(tmp_path, amp="no", val_accuracy=0.5, test_accuracy=0.5)
+    assert "| 32 | Adam | 0.001 | 90.00 |" in text(tmp_path, "resnets")
+    assert "| Adam, lr 0.001, batch 32, 5 epochs, amp no | 50.00 |" in text(tmp_path, "settings")
 
 
 def test_scikit_learns_solver_is_chosen_only_alone(tmp_path):
@@ -229,10 +242,9 @@ def test_sentences_tell_who_is_ahead_by_how_much_on_how_many_splits_and_at_what_
     seeds(resnet, tmp_path, 96, 98, 96, epochs=20, train_time_ms=240_000.0)
     (line,) = re.findall(r"^- .*", text(tmp_path, "answer"), re.MULTILINE)
     assert line == (
-        "- **MNIST: ResNet-18 is clearly ahead of the SVM** within 5 epochs, by 1.02 points on 3 of"
-        " 3 common splits. ResNet-18 trains 15 times as long, with 5.0 times the FLOPs. ResNet-18"
-        " is ahead of ResNet-50, but not clearly, by 0.23 points on 2 of 3 common splits. **After"
-        " 20 epochs** the SVM is ahead of ResNet-18, but not clearly, by 0.42 points on 2 of 3"
+        "- **MNIST: ResNet-18 is clearly ahead of the SVM** within 5 epochs, by 1.02 points, on 3"
+        " of 3 common splits. ResNet-18 trains 15 times as long, with 5.0 times the FLOPs. **After"
+        " 20 epochs** the SVM is ahead of ResNet-18, but not clearly, by 0.42 points, on 2 of 3"
         " common splits. ResNet-18 trains 60 times as long, with 5.0 times the FLOPs."
     )
 
@@ -245,7 +257,7 @@ def test_times_of_different_hardware_are_told_and_not_compared(tmp_path):
         "ResNet-18 trains in 3.00 (GPU) s and the SVM trains in 5.00 s, on different hardware."
         in answer
     )
-    assert "on 2 threads of a CPU (Some CPU) and Some GPU, networks in float16." in answer
+    assert "for 2 threads of a CPU (Some CPU) and Some GPU, networks in float16." in answer
     assert "No GPU was measured" not in answer
     assert claim(tmp_path, "4a") == ["not measured", ""]
 
@@ -291,8 +303,12 @@ def test_the_other_tables_hold_what_was_measured(tmp_path):
         "| MNIST | SVM, poly | 97.50 | 5.00 | 1.00 | C 1, gamma scale, degree 3, coef0 1 |",
     ]
     devices = text(tmp_path, "devices")
-    assert "| CPU | ResNet-18 | SGD | 89.00 | 7.00 | 40.82 |" in devices
-    assert "| GPU | ResNet-18 | Adam | 89.00 | 1.00 (GPU) | 40.82 |" in devices
+    assert (
+        "| CPU | ResNet-18 | SGD, lr 0.001, batch 16, 5 epochs | 89.00 | 7.00 | 40.82 |" in devices
+    )
+    assert (
+        "| GPU | ResNet-18 | Adam, lr 0.001, batch 16, 5 epochs | 89.00 | 1.00 (GPU) |" in devices
+    )
     assert "was measured" not in devices
     failed = "| resnet | MNIST | ResNet-50 | 0 | out_of_memory | CUDA out of memory |"
     assert failed in text(tmp_path, "failures")
@@ -305,8 +321,8 @@ def test_hours_count_a_training_once(tmp_path):
     for epochs in (3, 5, 20):
         resnet(tmp_path, epochs=epochs, train_time_ms=epochs * 3.6e6 - 1000)
     svm(tmp_path, seed=1, fit_time_ms=1.8e6 - 1000)
-    assert "it takes 5.0 hours (ResNet-18 5.0) for one process" in text(tmp_path, "hours")
-    assert "All runs took 20.5 hours." in text(tmp_path, "hours")
+    assert "It takes 5.0 hours (ResNet-18 5.0), for one process" in text(tmp_path, "hours")
+    assert "All runs took 20.5 hours (ResNet-18 20.0, SVMs 0.5)." in text(tmp_path, "hours")
 
 
 def test_subsets_are_data_sets_of_their_own_and_named_where_they_do_not_stand(tmp_path):
@@ -357,7 +373,7 @@ def test_any_folder_gives_a_page_of_what_is_there(tmp_path, capsys, kind):
     assert "nan" not in page.replace("loss is nan", "")
     assert "None" not in page
     words = {
-        "nothing": "No rows yet.", "svms": "MNIST: the SVM has 97.50 %",
+        "nothing": "Nothing was measured", "svms": "MNIST: the SVM has 97.50 %",
         "all": "SVM is ahead of ResNet-18",
         "one network": "ResNet-18 has 97.50 ± 0.50 %", "other names": "resnet101, 5 epochs",
         "only long trainings": "ResNet-18, 20 epochs", "devices": "No GPU was measured",
@@ -378,36 +394,45 @@ def test_claims_about_accuracy_follow_their_rules(tmp_path):
             seeds(resnet, tmp_path, 94.8 + gap, 95.79 + gap, 96.8 + gap, arch="resnet50",
                   training_flops=3e13, **near)  # fmt: skip
         seeds(svm, tmp_path, 95, 96.01, 97.02, dataset=dataset)
-    assert claim(tmp_path, "1a")[0].startswith("**yes**: 8 of 8 lines, on average +0.20")
+    assert claim(tmp_path, "1a")[0].startswith("**yes**: 8 of 8 lines, +0.20 [")
     assert claim(tmp_path, "1b") == ["**no**: best of 24 runs 98.00", ""]
     assert claim(tmp_path, "2")[0].startswith("**yes**: -0.20 [")
-    assert claim(tmp_path, "2")[0].endswith("] for 3.0 times the FLOPs")
+    assert claim(tmp_path, "2")[0].endswith("]<br>for 3.00 times the FLOPs")
     assert claim(tmp_path, "3") == ["", "**no**: in 16 of 17 settings"]
     mnist, fashion = claim(tmp_path, "5a")
     assert mnist.startswith("**yes**: ResNet-18 +0.99 [")
     assert fashion.startswith("**no**: ResNet-18 -1.01 [")
     assert claim(tmp_path, "5b") == ["**yes**: +0.99 against -1.01", ""]
-    assert claim(tmp_path, "4a")[0] == "**yes**: ResNet-18 12, ResNet-50 12"
+    assert claim(tmp_path, "4a")[0] == "**yes**: ResNet-18 12.0, ResNet-50 12.0"
     assert claim(tmp_path, "4a'") == ["not measured", ""]
-    assert claim(tmp_path, "4b")[0] == "**yes**: ResNet-18 5.0, ResNet-50 15"
-    assert claim(tmp_path, "8")[0].startswith("**no**: rank") is False
+    assert claim(tmp_path, "4b")[0] == "**yes**: ResNet-18 5.00, ResNet-50 15.0"
     resnet(tmp_path, seed=7, lr=0.3, test_accuracy=0.99296)
     assert claim(tmp_path, "1b")[0] == "**yes**: best of 25 runs 99.30"
+
+
+def test_a_network_that_is_clearly_worse_is_not_worth_any_cost(tmp_path):
+    seeds(resnet, tmp_path, 95, 96, 97)
+    seeds(resnet, tmp_path, 94, 95.01, 96.02, arch="resnet50", training_flops=None)
+    assert claim(tmp_path, "2")[0].startswith("**yes**: -0.99 [")
+    seeds(resnet, tmp_path, 98, 99.01, 99.02, arch="resnet50", training_flops=1e13)
+    assert claim(tmp_path, "2")[0].startswith("**no**: +2.68 [")
 
 
 def test_a_time_within_a_factor_of_two_is_not_clear(tmp_path):
     resnet(tmp_path, train_time_ms=9_000.0)
     svm(tmp_path)
     svm(tmp_path, solver="sklearn", fit_time_ms=30_000.0, training_flops=None)
-    assert claim(tmp_path, "4a")[0] == "**not clear**: ResNet-18 1.8"
-    assert claim(tmp_path, "4a'")[0] == "**no**: ResNet-18 0.30"
+    assert claim(tmp_path, "4a")[0] == "**not clear**: ResNet-18 1.80"
+    assert claim(tmp_path, "4a'")[0] == "**no**: ResNet-18 0.300"
 
 
 def test_adam_is_ranked_on_validation_and_judged_on_test_images(tmp_path):
     seeds(resnet, tmp_path, 95, 96, 97, val_accuracy=0.97)
-    assert claim(tmp_path, "8")[0] == "**yes**: rank 1 of 1"
+    assert claim(tmp_path, "8")[0] == "not measured"
+    seeds(svm, tmp_path, 95.5, 96.4, 97.45, val_accuracy=0.96)
+    assert claim(tmp_path, "8")[0] == "**yes**: rank 1 of 2"
     seeds(svm, tmp_path, 95.5, 96.4, 97.45, val_accuracy=0.98)
-    assert claim(tmp_path, "8")[0] == "**no**: rank 2 of 2, -0.45 from the best"
+    assert claim(tmp_path, "8")[0].startswith("**no**: rank 2 of 2<br>-0.45 [")
 
 
 @pytest.mark.parametrize(
@@ -420,10 +445,12 @@ def test_a_gpus_gain_is_judged_over_the_range_of_the_windows(tmp_path, slow, six
         steps = {"step_ms_min": 1.9 * ratio, "step_ms_max": 2.1 * ratio}
         device(tmp_path, arch=arch, train_time_ms=slow, **steps)
         device(tmp_path, arch=arch, **GPU, step_ms_min=1.9, step_ms_max=2.1)
-    assert claim(tmp_path, "6")[1].startswith(f"**{six}**: SGD {ratio:.1f} times")
+    assert claim(tmp_path, "6")[1].startswith(f"**{six}**: SGD {ratio:.2f} times")
     assert claim(tmp_path, "7")[1].startswith(f"**{seven}**: ")
     device(tmp_path, **GPU, arch="resnet50", cpu_name="Another CPU")
     assert claim(tmp_path, "6") == ["not measured", ""], "a GPU beside another CPU"
+    device(tmp_path, **GPU, arch="resnet18", batch_size=32, train_time_ms=1.0)
+    assert claim(tmp_path, "7")[1].startswith(f"**{seven}**: "), "another training"
 
 
 def test_pinning_is_judged_on_pairs_of_gpu_trainings(tmp_path):
@@ -474,9 +501,11 @@ def test_a_damaged_history_is_refused_in_one_line(tmp_path, capsys, content):
 
 
 @pytest.mark.parametrize(
-    "values", [{"arch": None}, {"epochs": None}, {"seed": 0, "split_id": "other", "lr": 1.0}]
-)
-def test_rows_that_lack_a_factor_or_saw_other_images_are_refused(tmp_path, capsys, values):
+    "values",
+    [{"arch": None}, {"epochs": None}, {"epochs": 0}, {"n_test": None}, {"device_name": None},
+     {"train_time_ms": None}, {"finished_utc": None}, {"split_id": "other", "lr": 1.0}],
+)  # fmt: skip
+def test_rows_that_lack_a_cell_or_saw_other_images_are_refused(tmp_path, capsys, values):
     resnet(tmp_path)
     resnet(tmp_path, **values)
     assert outcome("--results-dir", tmp_path) == 2
@@ -551,22 +580,38 @@ def test_a_readme_is_filled_between_its_markers_and_tables_md_holds_the_rest(tmp
     assert "](my%20results/mnist.svg)" in readme.read_text()
 
 
+NESTED = MARKERS.replace("former", "<!-- table: claims -->\n<!-- end: claims -->")
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        b"no markers", b"\xff\xfe", MARKERS.replace("<!-- end: svms -->", "").encode(),
-        MARKERS.replace("svms", "wishes").encode(), MARKERS.replace("table:", "end:").encode(),
+        "no markers", "\xff\xfe", MARKERS.replace("<!-- end: svms -->", ""), MARKERS + NESTED,
+        MARKERS.replace("<!-- end: svms -->", "") + MARKERS, MARKERS.replace("svms", "wishes"),
+        MARKERS.replace("table:", "end:"), "  " + MARKERS.removeprefix("text\n"),
     ],
 )  # fmt: skip
 def test_a_readme_that_cannot_be_filled_is_refused_and_nothing_is_written(
     tmp_path, capsys, content
 ):
-    (tmp_path / "README.md").write_bytes(content)
+    (tmp_path / "README.md").write_bytes(content.encode("latin-1"))
     svm(tmp_path)
     assert outcome("--results-dir", tmp_path, "--readme", tmp_path / "README.md") == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert (tmp_path / "README.md").read_bytes() == content
+    assert (tmp_path / "README.md").read_bytes() == content.encode("latin-1")
     assert not (tmp_path / "tables.md").exists()
+
+
+@pytest.mark.parametrize(
+    "fence", ["```\n{}```", "~~~~\n{}~~~~", "  ```py\n{}  ```", "````\n```\n{}```\n````", "```\n{}"]
+)
+def test_markers_in_a_code_fence_stay(tmp_path, fence):
+    (tmp_path / "README.md").write_text(f"```a``` {MARKERS}{fence.format(MARKERS)}")
+    svm(tmp_path)
+    assert outcome("--results-dir", tmp_path, "--readme", tmp_path / "README.md") == 0
+    page = (tmp_path / "README.md").read_text()
+    assert page.count("| Data set |") == 1
+    assert page.endswith(fence.format(MARKERS))
 
 
 def test_pages_and_pictures_go_stale_and_pictures_without_rows_go_away(tmp_path, capsys):
