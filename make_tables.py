@@ -286,8 +286,8 @@ def table(header: str, lines: list[list[str]]) -> str:
     """A markdown table; bars separate the header's names. Its cells do not break, which keeps it
     flat on a phone."""
     names = header.split("|")
-    cells = [[cell.replace(" ", HARD) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells))
+    rows = [[cell.replace(" ", HARD) for cell in line] for line in (names, *lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(names), *rows[1:]))
 
 
 def listed(words: list[str]) -> str:
@@ -399,8 +399,8 @@ def how_to_read(study: Study, used: list[Setting]) -> str:
     precision = f", networks in {listed(kinds)}" if kinds else ""
     text = (
         "Each line shows the setting that is best on validation images, and its accuracy on test"
-        f" images: mean ± standard deviation over random 70/10/20 splits{size}, at least what so"
-        f" few test images leave. Times are for {hardware(used)}{precision}."
+        f" images: mean ± standard deviation over random 70/10/20 splits{size}. Times are for"
+        f" {hardware(used)}{precision}."
     )
     text += f" *a / b* is {' / '.join(study.data)}." if study.data[1:] else ""
     if not any(row["machine"][0] == "cuda" for row in study.rows):
@@ -725,7 +725,7 @@ CLAIMS: dict[str, Judge] = {
 
 def claims(study: Study) -> Iterator[str]:
     """An earlier report's claims, judged on each whole data set."""
-    lines = []
+    lines, missing = [], []
     for claim, judge in CLAIMS.items():
         cells = []
         for data in DATA:
@@ -733,8 +733,13 @@ def claims(study: Study) -> Iterator[str]:
             for sign, text in judge(study, data):
                 figures.setdefault(f"**{WORDS[sign]}**: ", []).append(text)
             cells.append("<br>".join(word + ", ".join(texts) for word, texts in figures.items()))
-        lines.append([claim, *(cells if any(cells) else ["not measured", ""])])
-    yield table("Claim|" + "|".join(DATA), lines)
+        if any(cells):
+            lines.append([claim, *cells])
+        else:
+            missing.append(claim.replace("...", ""))
+    if lines:
+        yield table("Claim|" + "|".join(DATA), lines)
+    yield f"Not measured: {'; '.join(missing)}." if missing else ""
 
 
 # --- pictures ------------------------------------------------------------------------------------
