@@ -39,13 +39,14 @@ SIZE = 28  # of an image's side
 EVAL_BATCH = 1000
 # This process's number on its machine under torchrun, srun or run_all.sh. Each takes a GPU of its
 # own, and only the first one shows a bar.
-LOCAL_RANK = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+LOCAL_RANK = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+LOCAL_RANK = int(LOCAL_RANK) if LOCAL_RANK.isdecimal() else 0
 
 say = partial(print, flush=True)  # at once, so that logs can be followed
 
 
 def fail(message: str):
-    """Print one line on stderr and exit with code 2: the input was wrong, nothing was changed."""
+    """Print one line on stderr and exit with code 2."""
     # Control characters of a broken file must not reach the terminal.
     line = "".join(character if character.isprintable() else " " for character in message[:2000])
     print(f"error: {line}", file=sys.stderr)
@@ -151,7 +152,7 @@ def split_indices(labels: np.ndarray, *, split_seed: int, limit: int | None) -> 
 def load_split(name: str, data_dir: Path, *, split_seed: int, limit: int | None = None) -> Split:
     """Load a data set and split it 70/10/20; depends on nothing but the data, seed and limit."""
     n, read = DATASETS[name]
-    images, labels = read(data_dir)
+    images, labels = map(torch.as_tensor, read(data_dir))
     if images.dtype != torch.uint8 or images.shape != (n, SIZE, SIZE):
         fail(f"{name}: images are {images.dtype} {[*images.shape]}, not uint8 [{n}, 28, 28]")
     if labels.shape != (n,) or not set(labels.tolist()) <= set(range(CLASSES)):
@@ -315,6 +316,7 @@ def fit(
         order = torch.randperm(len(train.labels), generator=generator)
         if number <= len(history):  # trained before: only its order had to be drawn
             continue
+        torch.manual_seed(seed * 10_001 + number)  # of dropout, the same after a resume
         name, start = f"{label} epoch {number}/{epochs}", synchronized_time(device)
         train_loss, train_accuracy = train_epoch(
             model, optimizer, scaler, train, order, batch_size, pin_memory=pin_memory, label=name
@@ -384,12 +386,14 @@ def environment(device: torch.device) -> dict:
 
 @cache
 def code_commit() -> str:
-    """The commit of this code, with -dirty if a file of it was changed; unknown without git."""
+    """The commit of this code, with -dirty if a script was changed since; unknown without git."""
     folder = Path(__file__).parent  # not one above, which may be another project's
-    git = ["git", f"--git-dir={folder / '.git'}", f"--work-tree={folder}", "describe", "--always"]
-    git += ["--dirty", "--abbrev=10", "--exclude=*"]
+    git = ["git", f"--git-dir={folder / '.git'}", f"--work-tree={folder}"]
+    run = partial(subprocess.run, cwd=folder, capture_output=True, text=True)
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        commit = run([*git, "rev-parse", "--short=10", "HEAD"], check=True).stdout.strip()
+        changed = run([*git, "diff", "--quiet", "HEAD", "--", ":(top,glob)*.py"]).returncode
+        return f"{commit}-dirty" if changed else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -404,7 +408,7 @@ def write_file(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
+        with contextlib.suppress(OSError):  # there is no old file, or no such thing as a mode
             shutil.copymode(path, temporary)
         for pause in (0.1, 0.4, 1.5, 3):  # on Windows a program that has it open is in the way
             with contextlib.suppress(PermissionError):
@@ -486,8 +490,8 @@ def save_row(path: Path, row: dict) -> None:
 def unfinished(
     path: Path, jobs: list[list[dict]], before: set, again: Callable
 ) -> list[list[dict]]:
-    """Jobs without the rows that are finished, unless they are to be made again(row), and without
-    those that were made since the rows `before`, which are keys and times."""
+    """Jobs without finished rows, unless again(row), and without rows that were made since
+    `before`, a set of (key, time)."""
     rows = {(key_of(path, row), row["finished_utc"]): row["status"] for row in read_rows(path)}
     new = {key for key, _ in rows.keys() - before}
     finished = {key for (key, _), status in rows.items() if status == "ok"}
@@ -519,25 +523,24 @@ def run_grid(
     say(f"{path}: {sum(map(len, todo))} of {sum(map(len, jobs))} rows to run")
     if args.dry_run:
         return list_times(todo, seconds)
-    left = {checkpoint_file(path, job) for job in todo}
-    for scratch in {checkpoint_file(path, job) for job in jobs} - left:
-        if scratch.exists():  # its process was killed after the last row
-            remove_checkpoint(scratch)
-    if not todo:
-        return 0
-    begin(path)
-    for place, job in enumerate(todo, 1):
+    # A process that is killed after its last row leaves its checkpoint.
+    stale = [job for job in jobs if checkpoint_file(path, job).exists()]
+    if todo:
+        begin(path)
+    for place, job in enumerate(todo + stale, 1):
         scratch = checkpoint_file(path, job)
         try:
             with FileLock(scratch.with_suffix(".lock"), timeout=0):
                 for rows in remaining([job]):  # unless another process has been here meanwhile
                     say(f"[{place}/{len(todo)}] {label(rows[0])}")
                     failures += run_job(path, rows, run(rows, scratch))
+                remove_checkpoint(scratch)
         except Timeout:
-            elsewhere += 1
+            elsewhere += place <= len(todo)
     if elsewhere:
-        say(f"{elsewhere} of {len(todo)} jobs were left to other processes")
-    # torchrun ends all processes as soon as one exits with 1: there the rows tell of failures.
+        left = sum(map(len, remaining(todo)))
+        say(f"{elsewhere} jobs were left to other processes, {left} rows are not there yet")
+    # torchrun ends all processes as soon as one exits with 1: there only the rows tell of failures.
     return 1 if failures and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 
 
@@ -570,11 +573,13 @@ def begin(path: Path) -> None:
     own = running(path, f"-{os.getpid()}-{time.time_ns()}.lock")
     try:
         own.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.resolve().parent, os.W_OK):
+            raise PermissionError(f"{path.resolve().parent} cannot be written to")
         with FileLock(own, timeout=0), FileLock(running(path, ".lock")):
             pass  # Timeout, too, means that locks are refused: nobody else knows the first one
         own.unlink(missing_ok=True)
     except (OSError, NotImplementedError) as error:
-        fail(f"--results-dir: {first_line(error)}; use a folder where files can be locked")
+        fail(f"--results-dir: {first_line(error)}; use one where files can be locked and written")
     torch.backends.cudnn.deterministic = True  # the same bits in every run
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # float32 is what a row says, not TF32
     code_commit()  # now, before anyone edits the code that runs
@@ -603,10 +608,9 @@ def run_job(path: Path, job: list[dict], results: Iterator[dict]) -> int:
             save(row | {"status": "ok"})
             done += 1
         return 0
-    except FloatingPointError as error:
-        failure = {"status": "diverged", "reason": first_line(error)}
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        failure = {"status": "out_of_memory", "reason": first_line(error)}
+    except (FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
+        status = "diverged" if isinstance(error, FloatingPointError) else "out_of_memory"
+        failure = {"status": status, "reason": first_line(error)}
     for row in job[done:]:
         save(row | failure)
     return len(job) - done
@@ -673,7 +677,11 @@ def make_grid_parser(doc: str) -> argparse.ArgumentParser:
     add("--dry-run", action="store_true",
         help="list the runs that are left and estimate their time")
     # fmt: on
-    add("--force", action="store_true", help="repeat finished runs")
+    add(
+        "--force",
+        action="store_true",
+        help="repeat finished runs; a process that starts late repeats others' work",
+    )
     return parser
 
 
@@ -689,17 +697,26 @@ def run_main(main: Callable[[], int]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may not know ±
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if plain and not hasattr(builtins, "__IPYTHON__"):
+        signal.signal(signal.SIGINT, interrupt)
     try:
-        code = main()
-        sys.stdout.flush()
-        raise SystemExit(code)
+        code, line = main(), ""
     except KeyboardInterrupt:
-        if not hasattr(builtins, "__IPYTHON__"):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would be a traceback
         code, line = 130, "interrupted: finished rows are kept; the same command goes on"
     except OSError as error:
         code, line = 2, f"error: {first_line(error)}"
-        if isinstance(sys.stdout, io.TextIOWrapper):  # else Python would fail again at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(line, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code, line = 2, line or f"error: {first_line(error)}"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it fails once more
+    if line:
+        print(line, file=sys.stderr)
     raise SystemExit(code)
+
+
+def interrupt(*_) -> None:
+    """Handle Ctrl-C: a second one would be a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -27,12 +27,13 @@ done
 has_packages() { "$1" -m pip install --dry-run --no-index -qqr requirements.txt >/dev/null 2>&1; }
 python=.venv/bin/python
 if ! has_packages "$python" && ! { python=python3 && has_packages python3; }; then
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         fail "python3 is missing or older than 3.11; put a newer one on PATH"
     echo "installing the packages of requirements.txt in .venv: minutes, about 6 GB with CUDA" >&2
     python3 -m venv .venv >&2 || fail "python3 cannot make .venv; install its venv module"
     python=.venv/bin/python
-    "$python" -m pip install --quiet --requirement requirements.txt >&2
+    "$python" -m pip install --quiet --requirement requirements.txt >&2 ||
+        fail "the packages could not be installed; see above"
 fi
 [ "$mode" != python ] || { echo "$python" && exit; }
 
@@ -40,9 +41,9 @@ fi
 # one thread do 1.4 times the work of one process of two.
 threads=${OMP_NUM_THREADS:-}
 export OMP_NUM_THREADS="${threads:-1}"
-all=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc obeys it
-memory=$(awk '/MemAvailable/ {print int($2 / 2^21) + 1}' /proc/meminfo 2>/dev/null || echo "$all")
-cores=${processes:-$((memory < all ? memory : all))} # 2 GiB each
+all=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc answers it
+memory=$(awk '/MemAvailable/ {print int($2 / 2^21) + 1}' /proc/meminfo 2>/dev/null) || true
+cores=${processes:-$((${memory:=$all} < all ? memory : all))} # 2 GiB each
 gpus=$("$python" -c 'import common, torch
 print(0 if common.gpu_problem() else torch.cuda.device_count())')
 echo "$cores processes, $gpus GPUs; --processes N changes it"

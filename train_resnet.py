@@ -13,6 +13,7 @@ images. training_flops is epochs x images x FLOPs of a forward and a backward pa
 import copy
 import io
 import json
+import os
 from argparse import BooleanOptionalAction
 from collections.abc import Iterator
 from functools import cache, partial
@@ -34,7 +35,8 @@ ARCHITECTURES = {name: getattr(models, name) for name in ("resnet18", "resnet34"
 
 
 def sgd(parameters, lr: float, momentum: float) -> optim.SGD:
-    """Fused SGD whose momentum starts at zero, as its first step would leave it.
+    """Fused SGD whose momentum starts at zero: the first step leaves the gradient there, as it does
+    in a new buffer.
 
     Left alone, that step makes the buffers without a value. In fp16 GradScaler skips it, because
     the first gradients overflow, and the next one reads whatever lay in memory: NaN on a T4."""
@@ -57,8 +59,8 @@ def build_network(arch: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     network = ARCHITECTURES[arch](weights=None, num_classes=common.CLASSES)
     name, conv = next(item for item in network.named_modules() if isinstance(item[1], nn.Conv2d))
-    shape = conv.out_channels, conv.kernel_size, conv.stride, conv.padding
-    grey = nn.Conv2d(1, *shape, bias=conv.bias is not None)
+    shape = conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation
+    grey = nn.Conv2d(1, *shape, bias=conv.bias is not None, padding_mode=conv.padding_mode)
     nn.init.kaiming_normal_(grey.weight, mode="fan_out", nonlinearity="relu")
     network.set_submodule(name, grey)
     return network
@@ -121,6 +123,7 @@ class TrimmedConv2d(nn.Module):
 def can_be_trimmed(conv: nn.Conv2d, maps: list[tuple]) -> bool:
     """Whether TrimmedConv2d computes a convolution that meets maps of these (height, width)."""
     plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
+    plain &= conv.weight.requires_grad and not conv._forward_pre_hooks
     pairs = (*maps, conv.kernel_size, conv.stride, conv.padding)  # padding="same" is no pair
     square = all(len(set(pair)) == 1 for pair in pairs)
     return plain and square and len(maps) == 1 and conv.groups == 1 and conv.dilation == (1, 1)
@@ -181,8 +184,6 @@ def train(rows: list[dict], scratch: Path | None, *, args) -> Iterator[dict]:
         if scratch and unsaved >= CHECKPOINT_SECONDS and len(history) < max(by_epochs):
             save_checkpoint(scratch, state, parts, history)
             unsaved = 0.0
-    if scratch:
-        common.remove_checkpoint(scratch)
 
 
 def complete(row: dict, history: list[dict], model: common.Classifier, split) -> dict:
@@ -205,7 +206,7 @@ def complete(row: dict, history: list[dict], model: common.Classifier, split) ->
 
 
 def identity(row: dict, split: common.Split) -> str:
-    """All that a training's bits depend on, but for the number of epochs."""
+    """What must be equal for a checkpoint to be used."""
     where = common.environment(torch.device(row["device"]))
     where = [where[name] for name in ("device_name", "cpu_name", "threads", "torch", "commit")]
     return str([row | {"epochs": 0}, split.columns, where])
@@ -359,6 +360,8 @@ def main(argv: list[str] | None = None) -> int:
     say(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
     if args.save_model and not args.dry_run:
         args.save_model.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.save_model, os.W_OK):
+            common.fail(f"--save-model {args.save_model}: the folder cannot be written to")
 
     def lacks_model(row: dict) -> bool:
         path = args.save_model and file_of(args.save_model, row)

@@ -7,7 +7,7 @@
 Without flags it runs 24 settings: C 0.1 and 1, gamma scale, auto, 0.01 and 0.1, and for poly degree
 2 and 3. Writes one row for each setting to results/svm.csv; finished rows are skipped. fit_time_ms
 covers the fit alone, predict_time_ms the prediction of all test images. training_flops is
-2 x features x kernel values computed in the fit, and those of its Cholesky factors.
+2 x features x kernel values computed in the fit, plus the FLOPs of its Cholesky factors.
 """
 
 import math
@@ -37,11 +37,12 @@ import common
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of X, ready for kernels: values [n, features] and their squared lengths [n].
+    """Rows of X for kernels, which use products, square_distances and numbers only.
 
-    values are X less a shift, float64. Or X * unit holds bytes x (unit is 1 or 255), and values are
-    x - 128, int8 or float32, whose inner products are exact; offsets [n] make products whole again:
-    x y = (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
+    values [n, features], whose squared lengths are squares [n], are X less a shift, float64. Or
+    X * unit holds bytes x (unit is 1 or 255), and values are x - 128, int8 or float32, whose inner
+    products are exact. Then adding the offsets [n] of both rows gives their product: x y =
+    (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
 
     values: Tensor
     squares: Tensor
@@ -112,7 +113,7 @@ def to_bytes(X: np.ndarray, unit: int | None = None) -> tuple[np.ndarray, int] |
     whole = np.empty(X.shape, np.uint8)
     for start in range(0, len(X), 500):  # few enough to stay in the cache
         part = X[start : start + 500]
-        rounded = np.rint(part * unit)
+        rounded = np.rint(part * float(unit))
         if rounded.min() < 0 or rounded.max() > 255 or (rounded / unit != part).any():
             return None
         whole[start : start + 500] = rounded
@@ -319,7 +320,7 @@ def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> t
 
 
 def in_threads(function: Callable, items, *, verbose: bool = False) -> list:
-    """function of each item, in as many threads as PyTorch uses, each of which uses one."""
+    """Apply function to each item, in as many threads as PyTorch uses, each of which uses one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -351,7 +352,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y):
         """Fit to X [n, features] of any number type and y [n] labels of any kind."""
-        if self.kernel not in KERNELS or self.C in (math.inf,):
+        if self.kernel not in KERNELS or self.C in (np.inf,):
             raise ValueError(f"GramSVC takes no kernel {self.kernel!r} with C {self.C!r}")
         # SVC refuses all other bad parameters, for two rows as for many.
         SVC(**self.get_params() | {"kernel": "rbf", "verbose": False}).fit([[0], [1]], [0, 1])
@@ -583,6 +584,8 @@ def parse_args(argv: list[str] | None = None):
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.solver == "sklearn" and not {*args.kernel} <= {"linear", "poly", "rbf", "sigmoid"}:
+        common.fail("--solver sklearn: scikit-learn has no such kernel; leave it out")
     run = partial(train, args=args)
     return common.run_grid(args, "svm", grid(args), run, estimate_seconds)
 

@@ -7,6 +7,7 @@ import drill
 import pytest
 import torch
 from conftest import SMALL
+from torch import nn
 
 import common
 import train_resnet
@@ -65,6 +66,23 @@ def test_a_resumed_training_gives_the_rows_of_an_undisturbed_one(train, flags, s
     assert checkpoints("broken") == []
     assert train("broken", flags + " --force", stop=3) == 2
     assert train("broken", flags + " --force") == 3, "its checkpoint is past epoch 2"
+
+
+def test_dropout_is_the_same_after_a_resume_and_with_other_epochs_beside(train, monkeypatch):
+    def make(weights, num_classes: int) -> nn.Module:
+        layers = nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Dropout()
+        return nn.Sequential(*layers, nn.Linear(4 * 784, num_classes))
+
+    monkeypatch.setitem(train_resnet.ARCHITECTURES, "dropout", make)
+    train("whole", "--arch dropout --epochs 3")
+    train("broken", "--arch dropout --epochs 1 3", stop=3)
+    (path,) = checkpoints("broken")
+    content = path.read_bytes()
+    train("broken", "--arch dropout --epochs 1 3")
+    assert rows("whole").items() <= rows("broken").items()
+    path.write_bytes(content)  # as of a process that was killed after its last row
+    assert train("broken", "--arch dropout --epochs 1 3") == 0
+    assert checkpoints("broken") == []
 
 
 def test_the_state_of_fp16s_scaler_comes_back(tmp_path):
