@@ -385,8 +385,8 @@ def answer(study: Study) -> Iterator[str]:
             words = "accuracy against FLOPs of training"
             yield "\n".join(f"![{data}: {words}](./{name})" for data, name in drawn.items())
             yield (
-                "Pictures: faint points are other SVM settings, bands the range over splits,"
-                " numbers epochs, dotted curves training accuracy."
+                "Pictures: numbers are epochs, bands the range over splits, dotted curves training"
+                " accuracy, faint points other SVM settings."
             )
 
 
@@ -420,7 +420,7 @@ def sentences(study: Study, data: str) -> Iterator[str]:
     leader, rival = (bests or [long])[0], next(filter(None, rivals), None)
     if rival:
         who, how_far = versus(leader, rival)
-        yield f"**{data}: {who}**{within}, {how_far}. {cost(leader, rival)}."
+        yield f"**{data}:{within} {who}**, {how_far}. {cost(leader, rival)}."
     else:
         yield f"**{data}: {leader.name} has {percent(leader)} %** ({leader.text})."
     if long and svm:
@@ -483,8 +483,8 @@ def resnets(study: Study) -> Iterator[str]:
         heads = "|".join(f"{data}, {model}" for data, model in columns)
         yield table(f"Batch|Optimizer|Rate|{heads}", lines)
         yield (
-            f"Test accuracy (%) after {count(most, 'epoch')}, or after the number in parentheses"
-            " where that is better on validation images or was run alone."
+            f"Test accuracy (%) after {count(most, 'epoch')}, or after the number in parentheses if"
+            " that is better on validation images or the only one."
         )
 
 
@@ -573,7 +573,10 @@ def hours(study: Study) -> Iterator[str]:
     rows = [row for row in study.rows if row["status"] == "ok"]
     if part := [row for row in rows if is_assigned(row)]:
         machines = hardware(settings_of(part + rows))
-        yield f"It takes {spent(part)}, for one process on {machines}. All runs took {spent(rows)}."
+        yield (
+            f"The assignment takes {spent(part)}, for one process on {machines}; two on 2 cores"
+            f" take half of it. Everything here took {spent(rows)}."
+        )
 
 
 def files(study: Study) -> Iterator[str]:

@@ -244,7 +244,7 @@ def test_sentences_tell_who_is_ahead_by_how_much_on_how_many_splits_and_at_what_
     seeds(resnet, tmp_path, 96, 98, 96, epochs=20, train_time_ms=240_000.0)
     (line,) = re.findall(r"^- .*", text(tmp_path, "answer"), re.MULTILINE)
     assert line == (
-        "- **MNIST: ResNet-18 is clearly ahead of the SVM** within 5 epochs, by 1.02 points, on 3"
+        "- **MNIST: within 5 epochs ResNet-18 is clearly ahead of the SVM**, by 1.02 points, on 3"
         " of 3 common splits. ResNet-18 trains 15 times as long, with 5.0 times the FLOPs. **After"
         " 20 epochs** the SVM is ahead of ResNet-18, but not clearly, by 0.42 points, on 2 of 3"
         " common splits. ResNet-18 trains 60 times as long, with 5.0 times the FLOPs."
@@ -323,8 +323,10 @@ def test_hours_count_a_training_once(tmp_path):
     for epochs in (3, 5, 20):
         resnet(tmp_path, epochs=epochs, train_time_ms=epochs * 3.6e6 - 1000)
     svm(tmp_path, seed=1, fit_time_ms=1.8e6 - 1000)
-    assert "It takes 5.0 hours (ResNet-18 5.0), for one process" in text(tmp_path, "hours")
-    assert "All runs took 20.5 hours (ResNet-18 20.0, SVMs 0.5)." in text(tmp_path, "hours")
+    assert "The assignment takes 5.0 hours (ResNet-18 5.0), for one process" in text(
+        tmp_path, "hours"
+    )
+    assert "Everything here took 20.5 hours (ResNet-18 20.0, SVMs 0.5)." in text(tmp_path, "hours")
 
 
 def test_subsets_are_data_sets_of_their_own_and_named_where_they_do_not_stand(tmp_path):
