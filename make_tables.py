@@ -713,7 +713,7 @@ CLAIMS: dict[str, Judge] = {
     "2 ResNet-50 is not worth its cost": not_worth_it,
     "3 MNIST is easier everywhere": lower_on_fashion,
     "4a SVMs train faster (times)": partial(svm_costs_less, cost=Setting.ms, noise=NOISE),
-    "4a' ... by scikit-learn, too": partial(
+    "4a' ... with scikit-learn's solver": partial(
         svm_costs_less, cost=Setting.ms, noise=NOISE, solver="sklearn"
     ),
     "4b ... with fewer FLOPs (times)": partial(svm_costs_less, cost=Setting.flops),
@@ -739,7 +739,7 @@ def claims(study: Study) -> Iterator[str]:
         if any(cells):
             lines.append([claim, *cells])
         else:
-            missing.append(claim.replace("...", ""))
+            missing.append(claim.replace("... ", ""))
     if lines:
         yield table("Claim|" + "|".join(DATA), lines)
     yield f"Not measured: {'; '.join(missing)}." if missing else ""
