@@ -201,7 +201,7 @@ def gpu_problem() -> str | None:
 def pick_device(name: str) -> torch.device:
     """cpu or cuda; auto is a GPU if one can be used. Exits 2 if the device cannot be used."""
     if name == "cuda" and gpu_problem():
-        fail(f"--device cuda: {gpu_problem()}; or use --device cpu")
+        fail(f"--device cuda: {gpu_problem()}; else use --device cpu")
     if name == "auto" and gpu_problem():
         say(f"{gpu_problem()}; the CPU is used")
     return torch.device("cpu" if name == "cpu" or gpu_problem() else "cuda")
