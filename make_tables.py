@@ -262,11 +262,11 @@ class Study:
         """The best within EPOCHS."""
         return best([each for each in self.of(data, model, **factors) if each.epochs <= EPOCHS])
 
-    def longest(self, data: str, model: str, above: int = EPOCHS) -> Setting | None:
-        """The best of the trainings of most epochs, if these are more than some."""
+    def longest(self, data: str, model: str, beyond: int = EPOCHS) -> Setting | None:
+        """The best of the longest trainings, if they have more epochs than that."""
         found = self.of(data, model)
         last = max((each.epochs for each in found), default=0)
-        return best([each for each in found if each.epochs == last > above])
+        return best([each for each in found if each.epochs == last > beyond])
 
     def tried(self, data: str) -> list[Setting]:
         """All settings within EPOCHS, by our solver."""
@@ -839,7 +839,7 @@ def picture(study: Study, data: str) -> str | None:
     svms = [each for each in study.of(data, "SVM") if not math.isnan(each.flops())]
     winner, curves = best(svms), {}
     for model in study.networks:
-        one = study.longest(data, model, above=0)
+        one = study.longest(data, model, beyond=0)
         known = one and not math.isnan(one.flops())
         if known and all(len(row["curve"]) == one.epochs for row in one.runs.values()):
             across = one.flops() / 1e12 * np.arange(1, one.epochs + 1) / one.epochs
