@@ -94,29 +94,36 @@ class TrimmedConv2d(nn.Module):
         self.size, self.kernel, self.padding = size, high - low, padding - low
         self.taps = (..., slice(low, high), slice(low, high))
         self.register_buffer("initial", conv.weight.detach().clone(), persistent=False)
-        weight = self.initial[self.taps].clone(memory_format=torch.channels_last)
-        self.weight = nn.Parameter(weight)
+        # [out, taps * in], contiguous: fused optimizers copy each weight that is not.
+        self.weight = nn.Parameter(self._matrix().clone(memory_format=torch.contiguous_format))
+
+    def _matrix(self) -> Tensor:
+        """The initial weight of the taps."""
+        return self.initial[self.taps].permute(0, 2, 3, 1).flatten(1)
+
+    def as_kernel(self, weight: Tensor) -> Tensor:
+        """A weight as F.conv2d takes it, [out, in, kernel, kernel], channels_last, not copied."""
+        return weight.unflatten(1, (self.kernel, self.kernel, -1)).permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
         rows = images.permute(0, 2, 3, 1)  # no copy, if images are in the channels_last format
-        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # no copy
         if self.padding == 0 and self.kernel == self.size:
-            return F.linear(rows.flatten(1), matrix)[:, :, None, None]
+            return F.linear(rows.flatten(1), self.weight)[:, :, None, None]
         if self.padding == 0 and self.kernel == 1:
             rows = rows[:, :: self.stride, :: self.stride]
             # Flat, because linear copies strided rows of four dimensions very slowly in bf16.
-            flat = F.linear(rows.flatten(0, 2), matrix)
+            flat = F.linear(rows.flatten(0, 2), self.weight)
             return flat.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
-        return F.conv2d(images, self.weight, None, self.stride, self.padding)
+        return F.conv2d(images, self.as_kernel(self.weight), None, self.stride, self.padding)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         weight = self.initial.clone()
-        weight[self.taps] = self.weight.detach()
+        weight[self.taps] = self.as_kernel(self.weight.detach())
         destination[prefix + "weight"] = weight
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         self.initial.copy_(state_dict[prefix + "weight"])
-        state_dict[prefix + "weight"] = self.initial[self.taps]
+        state_dict[prefix + "weight"] = self._matrix()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
