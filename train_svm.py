@@ -28,7 +28,6 @@ from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
-from tqdm import tqdm
 
 import common
 
@@ -73,9 +72,9 @@ class Rows:
 
     def square_distances(self, others: "Rows", factor: float = 1.0) -> Tensor:
         """factor |a - b|^2 of all rows a and others b of X, float64 [rows, others]."""
-        products = self._multiply(others).mul_(-2)
-        products.add_(self.squares[:, None]).add_(others.squares).clamp_(min=0)
-        return self._times(products, factor)
+        products = self._multiply(others)
+        torch.add(others.squares, products, alpha=-2, out=products)
+        return self._times(products.add_(self.squares[:, None]).clamp_(min=0), factor)
 
     def numbers(self) -> Tensor:
         """X itself (for rbf, less the shift), float64 [n, features]."""
@@ -85,12 +84,21 @@ class Rows:
 
 def rbf(rows: Rows, others: Rows, svm) -> Tensor:
     """exp(-gamma |a - b|^2) of all rows a and others b, float64 [rows, others]."""
-    return rows.square_distances(others, -svm.gamma_).exp_()
+    return rows.square_distances(others, -svm.gamma_ / math.log(2)).exp2_()  # exp_ is slower
 
 
 def poly(rows: Rows, others: Rows, svm) -> Tensor:
     """(gamma a b + coef0)^degree of all rows a and others b, float64 [rows, others]."""
-    return rows.products(others, svm.gamma_).add_(svm.coef0).pow_(svm.degree)
+    return power(rows.products(others, svm.gamma_).add_(svm.coef0), svm.degree)
+
+
+def power(base: Tensor, degree: int) -> Tensor:
+    """base^degree by squaring, which is faster than pow from degree 4 on."""
+    if degree == 0:
+        return torch.ones_like(base)
+    if degree % 2:
+        return power(base, degree - 1).mul_(base)
+    return power(base, degree // 2).square_()
 
 
 # A function of two sets of rows and the GramSVC, and the parameters that are its own: degree, coef0
@@ -148,13 +156,14 @@ def float_rows(X: np.ndarray, shift: np.ndarray) -> Rows:
 #   2. Sequential minimal optimisation on its kernel matrix, two variables at a time, chosen by
 #      second order as in libsvm (Fan, Chen and Lin, JMLR 2005). It is fast at finding out which
 #      variables are at a bound.
-#   3. Newton steps for the variables between the bounds. They end what would take SMO most of its
-#      steps, where the kernel matrix is ill-conditioned.
-# Only columns of the kernel matrix whose variable has changed are ever computed in full.
+#   3. A Newton step for the variables between the bounds. Where the kernel matrix is
+#      ill-conditioned, it ends what would take SMO most of its steps.
+# A column of the kernel matrix is computed in full when its variable has changed, and kept.
 
 VIOLATING = 600  # variables in a working set, if no more than half as many are between the bounds
 LARGEST = 3000  # working set: its kernel matrix takes 72 MB in each thread
 AT_ONCE = 100  # columns of the kernel matrix computed in one go: more would leave the cache
+KEPT_BYTES = 2**29  # of columns, in each thread
 SMO_STEPS = 10  # at most, for each variable of a working set
 NEWTON_SIZE, NEWTON_STEPS = 1500, 3  # variables and steps at most, in one round
 PATIENCE = 100  # rounds for the objective to grow by 1e-4: huge kernel values may never reach tol
@@ -163,20 +172,19 @@ PATIENCE = 100  # rounds for the objective to grow by 1e-4: huge kernel values m
 def smo(kernel, gradient, beta, low, high, tol: float, limit: int) -> int:
     """Improve beta and gradient in place, two variables a step, until no pair violates optimality
     by more than tol; returns the number of steps, limit at most. All arrays are float64 [n]."""
-    diagonal = kernel.diagonal()
+    half = kernel.diagonal() / 2
     can_rise = np.where(beta < high, gradient, -np.inf)
     can_fall = np.where(beta > low, gradient, np.inf)
     for step in range(limit):
-        i = can_rise.argmax()
-        violation = can_rise[i] - can_fall
-        if violation.max() <= tol:
+        i, lowest = can_rise.argmax(), can_fall.argmin()
+        if can_rise[i] - can_fall[lowest] <= tol:
             return step
-        np.maximum(violation, 0, out=violation)
-        curvature = diagonal - 2 * kernel[i]
-        curvature += diagonal[i]
-        np.maximum(curvature, 1e-12, out=curvature)  # libsvm's, for equal images
+        violation = np.maximum(can_rise[i] - can_fall, 0)
+        curvature = half - kernel[i]
+        curvature += half[i]
+        np.maximum(curvature, 5e-13, out=curvature)  # libsvm's, for equal images
         j = (violation * violation / curvature).argmax()
-        change = min(violation[j] / curvature[j], high[i] - beta[i], beta[j] - low[j])
+        change = min(violation[j] / (2 * curvature[j]), high[i] - beta[i], beta[j] - low[j])
         beta[i] = high[i] if change == high[i] - beta[i] else beta[i] + change
         beta[j] = low[j] if change == beta[j] - low[j] else beta[j] - change
         moved = kernel[i] - kernel[j]
@@ -189,41 +197,39 @@ def smo(kernel, gradient, beta, low, high, tol: float, limit: int) -> int:
     return limit
 
 
-def newton(kernel, gradient, beta, low, high, ridge: float, limit: int) -> int:
+def newton(kernel, gradient, beta, low, high, ridge: float) -> list[int]:
     """Improve beta and gradient in place by Newton steps of all variables between their bounds,
-    their sum constant; returns the number of steps. A step that would leave the bounds is cut short
-    or projected, whichever gains more. All arrays are float64 [n]."""
-    kernel = torch.from_numpy(kernel)
-    # Below this ridge, rounding would make the factor of an ill-conditioned matrix fail.
-    ridge = max(ridge, 1e-15 * len(beta) * kernel.diagonal().max().item())
-    for step in range(limit):
+    their sum constant; returns the number of variables of each step. A step that would leave the
+    bounds is cut short or projected, whichever gains more. All arrays are float64 [n]."""
+    sizes, room = [], 0.0
+    while room < 1 and len(sizes) < NEWTON_STEPS:
         free = np.flatnonzero((beta > low) & (beta < high))
-        if len(free) < 2:
-            return step
-        inner = kernel[free[:, None], free] if len(free) < len(beta) else kernel
+        if not 2 <= len(free) <= NEWTON_SIZE:
+            break
+        columns = torch.from_numpy(kernel[free])
+        inner, slope = columns[:, free], torch.from_numpy(gradient[free])
+        # Below the second ridge, rounding would make the factor of an ill-conditioned matrix fail.
+        ridge = max(ridge, 1e-15 * len(beta) * inner.diagonal().max().item())
         factor, failed = torch.linalg.cholesky_ex(inner + ridge * torch.eye(len(free)).double())
-        if failed:
-            return step
-        sides = torch.from_numpy(np.stack([gradient[free], np.ones(len(free))], 1))
+        sides = torch.stack([slope, torch.ones_like(slope)], 1)
         wish, one = torch.cholesky_solve(sides, factor).numpy().T
         wish = wish - wish.sum() / one.sum() * one
         here, floor, ceiling = beta[free], low[free], high[free]
-        room = np.where(wish > 0, ceiling - here, here - floor) / np.maximum(np.abs(wish), 1e-300)
-        whole = room.min() >= 1
-        points = [here + min(1.0, room.min()) * wish]
-        if not whole:
+        limit = np.where(wish > 0, ceiling - here, here - floor)
+        room = (limit / np.maximum(np.abs(wish), 1e-300)).min()
+        points = [here + min(1.0, room) * wish]
+        if room < 1:
             points.append(project(here + wish, floor, ceiling, here.sum()))
-        moves = [torch.from_numpy(snap(point, floor, ceiling) - here) for point in points]
-        slope = torch.from_numpy(gradient[free])
+        points = [snap(point, floor, ceiling) for point in points]
+        moves = [torch.from_numpy(point - here) for point in points]
         gains = [(slope @ move - move @ (inner @ move) / 2).item() for move in moves]
-        if max(gains) <= 0:
-            return step
-        move = moves[int(np.argmax(gains))]
-        gradient -= (kernel[:, free] @ move).numpy()
-        beta[free] = snap(here + move.numpy(), floor, ceiling)
-        if whole:
-            return step + 1
-    return limit
+        best = int(np.argmax(gains))
+        if failed or not gains[best] > 0:
+            break
+        gradient -= (moves[best] @ columns).numpy()
+        beta[free] = points[best]
+        sizes.append(len(free))
+    return sizes
 
 
 def snap(point, low, high):
@@ -249,94 +255,105 @@ def project(target, low, high, total: float):
     return point
 
 
-def working_set(gradient, beta, low, high):
+def working_set(can_rise, can_fall):
     """Sorted indices, LARGEST at most: all variables between their bounds, and as many, but not
-    fewer than VIOLATING, of which half should rise most and half should fall most."""
-    can_rise = np.where(beta < high, gradient, -np.inf)
-    can_fall = np.where(beta > low, gradient, np.inf)
+    fewer than VIOLATING, of which half should rise most and half should fall most. can_rise [n] is
+    the gradient, -inf where a variable cannot rise, can_fall likewise inf."""
     top, bottom = can_rise.max(), can_fall.min()
-    free = np.flatnonzero((beta > low) & (beta < high))
-    half = min(max(VIOLATING // 2, len(free)), LARGEST // 4, len(beta))
+    free = np.flatnonzero(np.isfinite(can_rise - can_fall))
+    half = min(max(VIOLATING // 2, len(free)), LARGEST // 4, len(can_rise))
     rising = np.argpartition(-can_rise, half - 1)[:half]
     falling = np.argpartition(can_fall, half - 1)[:half]
     violating = np.union1d(rising[can_rise[rising] > bottom], falling[can_fall[falling] < top])
     room = LARGEST - len(violating)
     if len(free) > room:
-        far = np.abs(gradient[free] - (top + bottom) / 2)
+        far = np.abs(can_rise[free] - (top + bottom) / 2)
         free = free[np.argpartition(-far, room - 1)[:room]]
     return np.union1d(violating, free)
 
 
-def require_finite(values) -> None:
-    if not math.isfinite(values.sum()):
-        raise FloatingPointError("kernel values are not finite; use a smaller gamma or degree")
+class KernelMatrix:
+    """The kernel matrix of n rows. Only what is asked for is computed; flops counts it. Columns are
+    kept, up to KEPT_BYTES."""
+
+    def __init__(self, kernel: Callable, rows: Rows):
+        self.kernel, self.rows, self.flops = kernel, rows, 0
+        self.kept, self.is_kept = [], np.zeros(len(rows.values), bool)
+
+    def compute(self, w, others: Rows) -> Tensor:
+        """Values of the variables w and others, float64 [w, others]."""
+        self.flops += 2 * len(w) * others.values.numel()
+        return self.kernel(self.rows[w], others)
+
+    def product(self, vector):
+        """The matrix times a vector, float64 [n]; most of the vector is zero."""
+        total, coef = np.zeros(len(vector)), torch.from_numpy(vector)
+        for w, columns in self.kept:
+            total += (coef[w] @ columns).numpy()
+        new = np.flatnonzero((vector != 0) & ~self.is_kept)
+        for start in range(0, len(new), AT_ONCE):
+            w = new[start : start + AT_ONCE]
+            columns = self.compute(w, self.rows)
+            total += (coef[w] @ columns).numpy()
+            if total.nbytes * (self.is_kept.sum() + len(w)) <= KEPT_BYTES:
+                self.kept.append((w, columns))
+                self.is_kept[w] = True
+        return total
 
 
-def solve(matrix: Callable, product: Callable, signs, C: float, tol: float) -> tuple:
-    """Solve a two-class problem. signs is +-1, float64 [n]; matrix(w) is the kernel matrix of the
-    variables w, and product(w, values) [n] the kernel's columns w times values. Raises
-    FloatingPointError if kernel values are not finite. Returns beta [n], the intercept, steps, the
-    violation of optimality that is left, kernel values computed, FLOPs of Cholesky factors."""
+def solve(kernel: KernelMatrix, signs, C: float, tol: float) -> tuple:
+    """Solve a two-class problem. signs is +-1, float64 [n]. Raises FloatingPointError if kernel
+    values are not finite. Returns beta [n], the intercept, steps, the violation of optimality that
+    is left, and FLOPs."""
     beta, gradient = np.zeros(len(signs)), signs.copy()
     low, high = np.minimum(0, C * signs), np.maximum(0, C * signs)
-    steps = kernel_values = factor_flops = 0
-
-    def improve(w, method: Callable, *limits) -> int:
-        nonlocal kernel_values
-        part, kernel = [values[w] for values in (gradient, beta, low, high)], matrix(w)
-        require_finite(kernel)
-        taken = method(kernel, *part, *limits)
-        change = part[1] - beta[w]
-        moved = change != 0
-        kernel_values += len(w) ** 2
-        if len(w) < len(signs):
-            gradient[:] -= product(w[moved], change[moved])
-            kernel_values += np.count_nonzero(moved) * len(signs)
-        gradient[w], beta[w] = part[:2]
-        require_finite(gradient)  # the product may overflow where the working set's matrix did not
-        return taken
-
-    last = -math.inf
+    steps, flops, last = 0, 0, -math.inf
     for number in count():
-        top = gradient[beta < high].max(initial=-math.inf)
-        bottom = gradient[beta > low].min(initial=math.inf)
+        can_rise = np.where(beta < high, gradient, -np.inf)
+        can_fall = np.where(beta > low, gradient, np.inf)
+        top, bottom = can_rise.max(), can_fall.min()
         objective = beta @ (signs + gradient) / 2
         stuck = number % PATIENCE == 0 and objective <= 1.0001 * last
         if top - bottom <= tol or stuck:
             break
         last = objective if number % PATIENCE == 0 else last
-        w = working_set(gradient, beta, low, high)
+        w = working_set(can_rise, can_fall)
+        block = kernel.compute(w, kernel.rows[w]).numpy()
+        if not math.isfinite(block.sum() + gradient.sum()):
+            raise FloatingPointError("kernel values are not finite; use a smaller gamma or degree")
+        part = [values[w] for values in (gradient, beta, low, high)]
         goal = tol / 2 if len(w) == len(signs) else max((top - bottom) / 10, tol / 2)
-        steps += improve(w, smo, goal, SMO_STEPS * len(w))
-        free = np.flatnonzero((beta > low) & (beta < high))
-        if 1 < len(free) <= NEWTON_SIZE:
-            # This ridge changes no gradient by more than a hundredth of tol.
-            factors = improve(free, newton, tol / (100 * C), NEWTON_STEPS)
-            steps += factors
-            factor_flops += factors * len(free) ** 3 / 3
+        steps += smo(block, *part, goal, SMO_STEPS * len(w))
+        # This ridge changes no gradient by more than a hundredth of tol.
+        sizes = newton(block, *part, tol / (100 * C))
+        steps += len(sizes)
+        flops += sum(size**3 / 3 for size in sizes)
+        if len(w) < len(signs):
+            change = np.zeros(len(signs))
+            change[w] = part[1] - beta[w]
+            gradient -= kernel.product(change)
+        gradient[w], beta[w] = part[:2]
     free = (beta > low) & (beta < high)
     intercept = gradient[free].mean() if free.any() else (top + bottom) / 2
-    return beta, intercept, steps, top - bottom, kernel_values, factor_flops
+    return beta, intercept, steps, top - bottom, flops + kernel.flops
 
 
-def in_threads(function: Callable, items, *, verbose: bool = False) -> list:
+def in_threads(function: Callable, items) -> list:
     """Apply function to each item, in as many threads as PyTorch uses, each of which uses one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            done = pool.map(function, items)
-            hidden = None if verbose else True  # None: shown on a terminal only
-            return list(tqdm(done, "pairs of classes", len(items), leave=False, disable=hidden))
+            return list(pool.map(function, items))
     finally:
         torch.set_num_threads(threads)
 
 
 class GramSVC(ClassifierMixin, BaseEstimator):
     """C-support vector classification, as sklearn.svm.SVC: its parameters, its one-against-one
-    votes and their ties, libsvm's stopping rule. verbose shows a bar on a terminal. A kernel must
-    be positive semi-definite; with another one (sigmoid) the solution differs from libsvm's. It is
-    fast where X or X * 255 holds bytes.
+    votes and their ties, libsvm's stopping rule. A kernel must be positive semi-definite; with
+    another one (sigmoid) the solution differs from libsvm's. It is fast where X or X * 255 holds
+    bytes.
 
     After fit: classes_, support_ (indices of training rows), support_vectors_, pair_coef_ [support
     vectors, pairs] (libsvm's y alpha), intercept_ and n_iter_ [pairs], gamma_ and training_flops_.
@@ -344,18 +361,16 @@ class GramSVC(ClassifierMixin, BaseEstimator):
     FloatingPointError if kernel values are not finite. After a fit with several threads a forked
     process cannot fit: OpenMP's threads do not survive a fork, and it would wait for ever."""
 
-    def __init__(
-        self, *, C=1.0, kernel="rbf", degree=3, gamma="scale", coef0=0.0, tol=1e-3, verbose=False
-    ):
+    def __init__(self, *, C=1.0, kernel="rbf", degree=3, gamma="scale", coef0=0.0, tol=1e-3):
         self.C, self.kernel, self.degree, self.gamma, self.coef0 = C, kernel, degree, gamma, coef0
-        self.tol, self.verbose = tol, verbose
+        self.tol = tol
 
     def fit(self, X, y):
         """Fit to X [n, features] of any number type and y [n] labels of any kind."""
         if self.kernel not in KERNELS or self.C in (np.inf,):
             raise ValueError(f"GramSVC takes no kernel {self.kernel!r} with C {self.C!r}")
         # SVC refuses all other bad parameters, for two rows as for many.
-        SVC(**self.get_params() | {"kernel": "rbf", "verbose": False}).fit([[0], [1]], [0, 1])
+        SVC(**self.get_params() | {"kernel": "rbf"}).fit([[0], [1]], [0, 1])
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
@@ -374,8 +389,8 @@ class GramSVC(ClassifierMixin, BaseEstimator):
             self._shift = X.mean(0, np.float64) if self.kernel == "rbf" else np.zeros(X.shape[1])
             rows = float_rows(X[order], self._shift)
         pairs = list(combinations([slice(*ends) for ends in pairwise(starts)], 2))
-        solutions = in_threads(partial(self._solve_pair, rows), pairs, verbose=self.verbose)
-        betas, intercepts, steps, violations, *counts = zip(*solutions, strict=True)
+        solutions = in_threads(partial(self._solve_pair, rows), pairs)
+        betas, intercepts, steps, violations, flops = zip(*solutions, strict=True)
         coef = np.zeros((len(y), len(pairs)))
         for column, (pair, beta) in enumerate(zip(pairs, betas, strict=True)):
             coef[np.r_[pair], column] = beta
@@ -383,10 +398,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         if max(violations) > self.tol:
             warnings.warn("tol was not reached", ConvergenceWarning, stacklevel=2)
         self.intercept_, self.n_iter_ = np.array(intercepts), np.array(steps)
-        self.training_flops_ = sum(
-            2 * X.shape[1] * kernel_values + factor_flops
-            for kernel_values, factor_flops in zip(*counts, strict=True)
-        )
+        self.training_flops_ = sum(flops)
         self.classes_, self._starts = classes, np.searchsorted(support, starts)
         self.pair_coef_, self.support_vectors_ = coef[support], X[order[support]]
         self.support_ = order[support]
@@ -394,23 +406,10 @@ class GramSVC(ClassifierMixin, BaseEstimator):
 
     def _solve_pair(self, rows: Rows, pair: tuple[slice, slice]) -> tuple:
         """Solve the problem of two classes, each a slice of the rows, the first one positive."""
-        places, (kernel, _) = torch.from_numpy(np.r_[pair]), KERNELS[self.kernel]
-        classes = [rows[part] for part in pair]
-
-        def matrix(w):
-            return kernel(rows[places[w]], rows[places[w]], self).numpy()
-
-        def product(w, values):
-            sums = []
-            for part in classes:
-                sums.append(np.zeros(len(part.values)))
-                for at in np.array_split(np.arange(len(w)), len(w) // AT_ONCE + 1):
-                    columns = kernel(rows[places[w[at]]], part, self)
-                    sums[-1] += (torch.from_numpy(values[at]) @ columns).numpy()
-            return np.concatenate(sums)
-
-        signs = np.repeat([1.0, -1.0], [len(part.values) for part in classes])
-        return solve(matrix, product, signs, self.C, self.tol)
+        (kernel, _), places = KERNELS[self.kernel], np.r_[pair]
+        signs = np.where(places < pair[0].stop, 1.0, -1.0)
+        matrix = KernelMatrix(lambda *both: kernel(*both, self), rows[torch.from_numpy(places)])
+        return solve(matrix, signs, self.C, self.tol)
 
     def _rows_to_decide(self, X: np.ndarray) -> tuple[Rows, Rows]:
         """The support vectors and X in one unit; as floats if one of them is not bytes."""
@@ -485,7 +484,7 @@ def make_svm(row: dict, labels: Tensor) -> GramSVC | SVC:
     """The estimator of a row, not fitted yet; labels are those to fit."""
     factors = {name: row[name] for name in ("kernel", "C", "gamma", *KERNELS[row["kernel"]][1])}
     if row["solver"] == "gram":
-        return GramSVC(**factors, verbose=common.LOCAL_RANK == 0)
+        return GramSVC(**factors)
     # MiB that hold the float32 kernel matrix of the two largest classes.
     largest = labels.bincount().sort().values[-2:].sum().item()
     return SVC(**factors, cache_size=math.ceil(4 * largest**2 / 2**20) + 1)

@@ -226,6 +226,16 @@ def test_bad_parameters_are_refused(name, value):
         GramSVC(**{name: value}).fit(*some_digits(60))
 
 
+def test_columns_that_are_not_kept_are_computed_again(monkeypatch):
+    monkeypatch.setattr(train_svm, "VIOLATING", 40)
+    X, y = some_digits(600)
+    kept = GramSVC(C=10).fit(X, y)
+    monkeypatch.setattr(train_svm, "KEPT_BYTES", 0)
+    again = GramSVC(C=10).fit(X, y)
+    assert again.pair_coef_ == pytest.approx(kept.pair_coef_, abs=1e-6)
+    assert again.training_flops_ > kept.training_flops_
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_training_flops_are_two_for_each_feature_of_each_kernel_value(monkeypatch, name):
     """And those of the Cholesky factors of Newton's steps, if there are any."""
