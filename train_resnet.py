@@ -94,12 +94,13 @@ class TrimmedConv2d(nn.Module):
         self.size, self.kernel, self.padding = size, high - low, padding - low
         self.taps = (..., slice(low, high), slice(low, high))
         self.register_buffer("initial", conv.weight.detach().clone(), persistent=False)
-        # [out, taps * in], contiguous: fused optimizers copy each weight that is not.
-        self.weight = nn.Parameter(self._matrix().clone(memory_format=torch.contiguous_format))
+        self.weight = nn.Parameter(self._matrix())
 
     def _matrix(self) -> Tensor:
-        """The initial weight of the taps."""
-        return self.initial[self.taps].permute(0, 2, 3, 1).flatten(1)
+        """The initial weight of the taps, [out, taps * in]. Fused optimizers copy each weight that
+        is not contiguous."""
+        matrix = self.initial[self.taps].permute(0, 2, 3, 1).flatten(1)
+        return matrix.clone(memory_format=torch.contiguous_format)
 
     def as_kernel(self, weight: Tensor) -> Tensor:
         """A weight as F.conv2d takes it, [out, in, kernel, kernel], channels_last, not copied."""
@@ -219,14 +220,19 @@ def identity(row: dict, split: common.Split) -> str:
     return str([row | {"epochs": 0}, split.columns, where])
 
 
+def write_tensors(path: Path, content: dict) -> None:
+    """Replace a file in one step."""
+    file = io.BytesIO()  # straight into a file, torch.save turns Ctrl-C into a RuntimeError
+    torch.save(content, file)
+    common.write_file(path, file.getvalue())
+
+
 def save_checkpoint(path: Path, own: str, parts, history: list[dict]) -> None:
     """Keep a training's identity, its parts' state and its history. Training goes on where that
     fails."""
     state = {"identity": own, "parts": [part.state_dict() for part in parts], "history": history}
-    file = io.BytesIO()  # straight into a file, torch.save turns Ctrl-C into a RuntimeError
-    torch.save(state, file)
     try:
-        common.write_file(path, file.getvalue())
+        write_tensors(path, state)
     except OSError as error:
         say(f"no checkpoint: {error}")
 
@@ -261,9 +267,7 @@ def save_model(path: Path, model: common.Classifier) -> None:
     """Write the weights, which torchvision's network loads, and the pixels' mean and deviation."""
     weights = {name: v.cpu().contiguous() for name, v in model.network.state_dict().items()}
     mean, std = model.scale
-    file = io.BytesIO()
-    torch.save({"weights": weights, "mean": mean, "std": std}, file)
-    common.write_file(path, file.getvalue())
+    write_tensors(path, {"weights": weights, "mean": mean, "std": std})
     say(f"saved {path}")
 
 

@@ -280,20 +280,21 @@ class KernelMatrix:
         self.kernel, self.rows, self.flops = kernel, rows, 0
         self.kept, self.is_kept = [], np.zeros(len(rows.values), bool)
 
-    def compute(self, w, others: Rows) -> Tensor:
-        """Values of the variables w and others, float64 [w, others]."""
-        self.flops += 2 * len(w) * others.values.numel()
-        return self.kernel(self.rows[w], others)
+    def compute(self, rows: Rows, others: Rows) -> Tensor:
+        """Its values for some of the rows and others, float64 [rows, others]."""
+        self.flops += 2 * len(rows.values) * others.values.numel()
+        return self.kernel(rows, others)
 
     def product(self, vector):
         """The matrix times a vector, float64 [n]; most of the vector is zero."""
         total, coef = np.zeros(len(vector)), torch.from_numpy(vector)
         for w, columns in self.kept:
-            total += (coef[w] @ columns).numpy()
+            at = np.flatnonzero(vector[w])
+            total += (coef[w[at]] @ columns[at]).numpy()
         new = np.flatnonzero((vector != 0) & ~self.is_kept)
         for start in range(0, len(new), AT_ONCE):
             w = new[start : start + AT_ONCE]
-            columns = self.compute(w, self.rows)
+            columns = self.compute(self.rows[w], self.rows)
             total += (coef[w] @ columns).numpy()
             if total.nbytes * (self.is_kept.sum() + len(w)) <= KEPT_BYTES:
                 self.kept.append((w, columns))
@@ -318,7 +319,8 @@ def solve(kernel: KernelMatrix, signs, C: float, tol: float) -> tuple:
             break
         last = objective if number % PATIENCE == 0 else last
         w = working_set(can_rise, can_fall)
-        block = kernel.compute(w, kernel.rows[w]).numpy()
+        rows = kernel.rows[w]
+        block = kernel.compute(rows, rows).numpy()
         if not math.isfinite(block.sum() + gradient.sum()):
             raise FloatingPointError("kernel values are not finite; use a smaller gamma or degree")
         part = [values[w] for values in (gradient, beta, low, high)]
