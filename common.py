@@ -540,7 +540,8 @@ def run_grid(
         scratch = checkpoint_file(path, job)
         try:
             with FileLock(scratch.with_suffix(".lock"), timeout=0):
-                for rows in remaining([job]):  # unless another process has been here meanwhile
+                # Another process may have been here meanwhile. What is stale is only removed.
+                for rows in remaining([job]) if place <= len(todo) else ():
                     say(f"[{place}/{len(todo)}] {label(rows[0])}")
                     failures += run_job(path, rows, run(rows, scratch))
                 remove_checkpoint(scratch)
