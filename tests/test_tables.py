@@ -147,7 +147,7 @@ def test_the_answer_and_the_six_intervals_are_what_csv_and_statistics_give():
             assert f"{statistics.fmean(values):.2f}{spread}" in line
             time = "train_time_ms" if "epoch" in label else "fit_time_ms"
             seconds = min(float(row[time]) for row in rows.values()) / 1000
-            assert f"{seconds:,.{0 if seconds >= 100 else 1}f}" in line
+            assert f"{seconds:,.{max(0, 3 - len(str(int(seconds))))}f}" in line
             flops = statistics.median(float(row["training_flops"]) for row in rows.values())
             assert f" {flops / 1e12:.3g} " in line
     for dataset in ("mnist", "fashion"):
