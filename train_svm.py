@@ -353,9 +353,8 @@ def in_threads(function: Callable, items) -> list:
 
 class GramSVC(ClassifierMixin, BaseEstimator):
     """C-support vector classification, as sklearn.svm.SVC: its parameters, its one-against-one
-    votes and their ties, libsvm's stopping rule. A kernel must be positive semi-definite; with
-    another one (sigmoid) the solution differs from libsvm's. It is fast where X or X * 255 holds
-    bytes.
+    votes and their ties, libsvm's stopping rule. A kernel must be positive semi-definite, else the
+    solution differs from libsvm's. It is fast where X or X * 255 holds bytes.
 
     After fit: classes_, support_ (indices of training rows), support_vectors_, pair_coef_ [support
     vectors, pairs] (libsvm's y alpha), intercept_ and n_iter_ [pairs], gamma_ and training_flops_.
