@@ -156,8 +156,8 @@ def float_rows(X: np.ndarray, shift: np.ndarray) -> Rows:
 #   2. Sequential minimal optimisation on its kernel matrix, two variables at a time, chosen by
 #      second order as in libsvm (Fan, Chen and Lin, JMLR 2005). It is fast at finding out which
 #      variables are at a bound.
-#   3. A Newton step for the variables between the bounds. Where the kernel matrix is
-#      ill-conditioned, it ends what would take SMO most of its steps.
+#   3. Newton steps for the variables between the bounds. They end what would take SMO most of its
+#      steps, where the kernel matrix is ill-conditioned.
 # A column of the kernel matrix is computed in full when its variable has changed, and kept.
 
 VIOLATING = 600  # variables in a working set, if no more than half as many are between the bounds
