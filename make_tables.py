@@ -3,7 +3,6 @@
     python make_tables.py                      # write results/tables.md and pictures
     python make_tables.py --readme README.md   # fill the markers of a README with tables, too
     python make_tables.py --results-dir results/reference --readme README.md --check
-    python make_tables.py --table claims       # print one table
 
 tables.md holds the tables that the README does not. --check changes nothing and exits with 1 if a
 page is not what the rows give. Every choice is made on validation images alone; test images only
@@ -17,7 +16,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,15 +101,15 @@ def load(folder: Path) -> list[dict]:
 
 def curve(path: Path, row: dict) -> np.ndarray:
     """Training and validation accuracy after each epoch, percent [epochs, 2]."""
+    names = "train_accuracy", "val_accuracy"
     try:
         epochs = json.loads(row.get("history") or "[]")
-        pairs = [(epoch["train_accuracy"], epoch["val_accuracy"]) for epoch in epochs]
-        values = 100 * np.array(pairs, float).reshape(-1, 2)
-        if ((values >= 0) & (values <= 100)).all():
-            return values
-    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
-        pass
-    common.fail(f"{path}: the history of a row of seed {row['seed']} is damaged; mend or remove it")
+        values = np.array([[epoch[name] for name in names] for epoch in epochs], float)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError
+    except (LookupError, TypeError, ValueError, RecursionError):
+        common.fail(f"{path}: the history of seed {row['seed']} is damaged; mend or remove its row")
+    return 100 * values.reshape(-1, 2)
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -181,11 +180,10 @@ def settings_of(rows: list[dict]) -> list[Setting]:
     return sorted(found.values(), key=Setting.order)
 
 
-def best(settings: list[Setting | None]) -> Setting | None:
-    """The best on validation images. Those of fewer than 3 seeds take part only where none has 3,
-    and scikit-learn's solver where ours has not run."""
+def best(settings: Iterable[Setting | None]) -> Setting | None:
+    """The best on validation images. Those of fewer than 3 seeds take part only where none has
+    3."""
     settings = [each for each in settings if each]
-    settings = [each for each in settings if each.factors.get("solver") != "sklearn"] or settings
     settings = [each for each in settings if len(each.runs) >= 3] or settings
     return min(settings, key=Setting.order, default=None)
 
@@ -236,47 +234,40 @@ def lead(first: Setting | None, second: Setting | None) -> Lead | None:
 
 
 class Study:
-    """The rows of a folder and their settings."""
+    """The rows of a folder and their settings, each list with the best on validation first."""
 
     def __init__(self, rows: list[dict]):
         self.rows = rows
         self.devices = settings_of([row for row in rows if row["kind"] == "devices"])
-        self.settings = settings_of([row for row in rows if row["kind"] != "devices"])
-        found = {each.data for each in self.settings}
+        self.all = settings_of([row for row in rows if row["kind"] != "devices"])
+        # scikit-learn's solver is here to compare the time of a fit; it is never chosen.
+        self.settings = [each for each in self.all if each.factors.get("solver") != "sklearn"]
+        found = {each.data for each in self.all}
         self.all_data = [*(name for name in DATA if name in found), *sorted(found - {*DATA})]
         # The whole data sets of the assignment, or else all.
         self.data = [name for name in DATA if name in found] or self.all_data
-        models = {each.model for each in self.settings}
+        models = {each.model for each in self.all}
         self.kernels = sorted({name for name in models if name.startswith("SVM")}, reverse=True)
         self.networks = sorted(models - {*self.kernels}, key=lambda name: (len(name), name))
 
-    def of(self, data: str, model: str, **factors) -> list[Setting]:
-        """The settings of a data set and a model (SVM: of all kernels) with these factors."""
+    def of(self, data: str, model: str = "", most: float = EPOCHS, **factors) -> list[Setting]:
+        """The settings of a data set with at most so many epochs, of a model (SVM: of all kernels)
+        or of all, with these factors."""
         return [
             each for each in self.settings
-            if each.data == data and model in (each.model, each.family)
-            and factors.items() <= each.factors.items()
+            if each.data == data and model in ("", each.model, each.family)
+            and each.epochs <= most and factors.items() <= each.factors.items()
         ]  # fmt: skip
 
     def short(self, data: str, model: str, **factors) -> Setting | None:
         """The best within EPOCHS."""
-        return best([each for each in self.of(data, model, **factors) if each.epochs <= EPOCHS])
+        return best(self.of(data, model, **factors))
 
     def longest(self, data: str, model: str, beyond: int = EPOCHS) -> Setting | None:
         """The best of the longest trainings, if they have more epochs than that."""
-        found = self.of(data, model)
+        found = self.of(data, model, most=math.inf)
         last = max((each.epochs for each in found), default=0)
-        return best([each for each in found if each.epochs == last > beyond])
-
-    def tried(self, data: str) -> list[Setting]:
-        """All settings within EPOCHS, by our solver."""
-        found = [each for each in self.settings if each.data == data and each.epochs <= EPOCHS]
-        return [each for each in found if each.factors.get("solver") != "sklearn"]
-
-    def bests(self, data: str) -> list[Setting]:
-        """The best of each network within EPOCHS and of the SVMs, the most accurate first."""
-        found = [self.short(data, model) for model in (*self.networks, "SVM")]
-        return sorted(filter(None, found), key=lambda each: -each.mean())
+        return best(each for each in found if each.epochs == last > beyond)
 
 
 # --- cells ---------------------------------------------------------------------------------------
@@ -366,24 +357,23 @@ def answer(study: Study) -> Iterator[str]:
         *((model, study.short) for model in (*study.networks, *study.kernels)),
         *((model, study.longest) for model in study.networks),
     ]:
-        if any(found := [pick(data, model) for data in study.data]):
-            used += filter(None, found)
-            epochs = slashed(
-                [count(each.epochs, "epoch") for each in found if each and each.epochs] or [""]
-            )
+        found = [pick(data, model) for data in study.data]
+        if known := [each for each in found if each]:
+            used += known
+            epochs = slashed([f", {count(each.epochs, 'epoch')}" for each in known if each.epochs])
             cells = [percent(each) if each else "not measured" for each in found]
             for name in ("Training (s)", "FLOPs (10¹²)", "Splits"):
                 cells.append(slashed([CELLS[name](each) if each else "-" for each in found]))
-            lines.append([", ".join(filter(None, [model, epochs])), *cells])
+            lines.append([model + epochs, *cells])
     if lines:
         names = "|".join(f"{data} (%)" for data in study.data)
         yield table(f"Model|{names}|Training (s)|FLOPs (10¹²)|Splits", lines)
         yield how_to_read(study, used)
         yield "\n".join(f"- {' '.join(sentences(study, data))}" for data in study.data)
-        drawn = {data: name for data, (name, _) in pictures(study).items() if data in study.data}
+        drawn = [data for data in study.data if picture(study, data)]
         if drawn:
             words = "accuracy against FLOPs of training"
-            yield "\n".join(f"![{data}: {words}](./{name})" for data, name in drawn.items())
+            yield "\n".join(f"![{data}: {words}](./{slug(data)}.svg)" for data in drawn)
             yield (
                 "Pictures: numbers are epochs, bands the range over splits, dotted curves training"
                 " accuracy, faint points other SVM settings."
@@ -403,43 +393,40 @@ def how_to_read(study: Study, used: list[Setting]) -> str:
         f" {hardware(used)}{precision}."
     )
     text += f" *a / b* is {' / '.join(study.data)}." if study.data[1:] else ""
-    if not any(row["machine"][0] == "cuda" for row in study.rows):
-        text += " No GPU was measured."
-    if rows[0]["limit"] is None and study.data[0] in DATA:
+    text += no_gpu(used)
+    if study.data[0] in DATA:
         text += " Our test images are not the official ones: published figures differ."
     others = [data for data in study.all_data if data not in study.data]
     return text + (f" Only tables.md has the rows of {listed(others)}." if others else "")
 
 
+def no_gpu(settings: list[Setting]) -> str:
+    is_known = any(each.machine[0] == "cuda" for each in settings)
+    return "" if is_known else " No GPU was measured."
+
+
 def sentences(study: Study, data: str) -> Iterator[str]:
-    """Who is ahead on a data set within EPOCHS, a network or the SVM, and after most epochs."""
-    bests, svm = study.bests(data), study.short(data, "SVM")
-    long = best([study.longest(data, model) for model in study.networks])
-    rivals = [each for each in bests if each is not svm][:1] if bests and bests[0] is svm else [svm]
-    within = f" within {EPOCHS} epochs" if study.networks else ""
-    leader, rival = (bests or [long])[0], next(filter(None, rivals), None)
-    if rival:
-        who, how_far = versus(leader, rival)
-        yield f"**{data}:{within} {who}**, {how_far}. {cost(leader, rival)}."
-    else:
-        yield f"**{data}: {leader.name} has {percent(leader)} %** ({leader.text})."
-    if long and svm:
-        who, how_far = versus(long, svm)
-        yield f"**After {count(long.epochs, 'epoch')}** {who}, {how_far}. {cost(long, svm)}."
-
-
-def versus(first: Setting, second: Setting) -> tuple[str, str]:
-    """Which of two settings is ahead; by how much, and on how many splits."""
-    gap = lead(first, second)
-    if not gap:
-        return f"{first.name} and {second.name} share no split", "so they are not compared"
-    if gap.mean < 0:
-        return versus(second, first)
-    n, won = len(gap.gaps), sum(each > 0 for each in gap.gaps.values())
-    who = f"{first.name} is {'clearly ' if gap.sign() else ''}ahead of {second.name}"
-    who += "" if gap.sign() else ", but not clearly"
-    few = "" if n >= 3 else ", too few for an interval"
-    return who, f"by {gap.mean:.2f} points, on {won} of {count(n, 'common split')}{few}"
+    """Who is ahead on a data set, the best network or the best SVM: within EPOCHS, and after most
+    epochs."""
+    svm = study.short(data, "SVM")
+    network = best(study.short(data, model) for model in study.networks)
+    long = best(study.longest(data, model) for model in study.networks)
+    compared = False
+    for each, when in ((network, f"{data}: within {EPOCHS} epochs"), (long, "After {} epochs")):
+        if gap := lead(each, svm):
+            first, second = (each, svm) if gap.mean >= 0 else (svm, each)
+            clearly, but = ("clearly ", "") if gap.sign() else ("", ", but not clearly")
+            n, won = len(gap.gaps), sum(x * gap.mean > 0 for x in gap.gaps.values())
+            few = "" if n >= 3 else ", too few for an interval"
+            yield (
+                f"**{when.format(each.epochs)} {first.name} is {clearly}ahead of"
+                f" {second.name}{but}**, by {abs(gap.mean):.2f} points, on {won} of"
+                f" {count(n, 'common split')}{few}. {cost(each, svm)}."
+            )
+            compared = True
+    if not compared:
+        words = [f"{e.name} has {percent(e)} % ({e.text})" for e in (network or long, svm) if e]
+        yield f"{data}: {listed(words)}."
 
 
 def cost(first: Setting, second: Setting) -> str:
@@ -458,8 +445,8 @@ def cost(first: Setting, second: Setting) -> str:
 
 
 def resnets(study: Study) -> Iterator[str]:
-    """A line for each batch size, optimizer, learning rate and momentum, at its best epochs."""
-    names = ("batch_size", "optimizer", "lr", "momentum")
+    """A line for each batch size, optimizer and learning rate, at its best epochs."""
+    names = ("batch_size", "optimizer", "lr")
     columns = [(data, model) for data in study.data for model in study.networks]
     tried = [row for row in study.rows if (row["data"], row["model"]) in columns]
     tried = [row for row in tried if row["kind"] == "resnet" and row["epochs"] <= EPOCHS]
@@ -472,13 +459,12 @@ def resnets(study: Study) -> Iterator[str]:
         failed = {row["status"] for row in tried if same.items() <= row.items()}
         return listed(sorted(failed)).replace("_", " ") or "not measured"
 
-    lines = []
     keys = {tuple(row[name] for name in names) for row in tried}
-    for key in sorted(keys, key=lambda key: (key[0], key[1] != "sgd", key[1], -key[2], str(key))):
+    keys = sorted(keys, key=lambda key: (key[0], key[1] != "sgd", key[1], -key[2]))
+    lines = []
+    for key in keys:
         line = dict(zip(names, key, strict=True))
-        momentum = f", momentum {show(key[3])}" * (key[3] not in (None, 0.9))
-        shown = [show(key[0]), show(key[1]) + momentum, show(key[2])]
-        lines.append([*shown, *(cell(*column, line) for column in columns)])
+        lines.append([*map(show, key), *(cell(*column, line) for column in columns)])
     if lines:
         heads = "|".join(f"{data}, {model}" for data, model in columns)
         yield table(f"Batch|Optimizer|Rate|{heads}", lines)
@@ -502,12 +488,10 @@ def devices(study: Study) -> Iterator[str]:
     if found:
         names = "Data set|Device|Model|Setting|Accuracy (%)|Training (s)|MFLOPs an image"
         yield listing(names, found)
-        text = f"On {hardware(found)}. MFLOPs are those of training, forward and backward."
-        known = [each.factors["device"] for each in found]
-        lacking = [
-            f" No {show(name)} was measured." for name in ("cpu", "cuda") if name not in known
-        ]
-        yield text + "".join(lacking)
+        yield (
+            f"On {hardware(found)}. MFLOPs are those of training, forward and backward."
+            + no_gpu(found)
+        )
 
 
 def settings(study: Study) -> Iterator[str]:
@@ -515,7 +499,7 @@ def settings(study: Study) -> Iterator[str]:
     columns = "Validation (%)|Accuracy (%)|Training (s)|Testing (s)|FLOPs (10¹²)|Splits"
     for data in study.all_data:
         for models in (study.networks, study.kernels):
-            found = [e for e in study.settings if e.data == data and e.model in models]
+            found = [e for e in study.all if e.data == data and e.model in models]
             if found:
                 kind = "SVMs" if models == study.kernels else "ResNets"
                 title = f"{data}: {count(len(found), 'setting')} of {kind}"
@@ -534,17 +518,12 @@ def failures(study: Study) -> Iterator[str]:
 
 
 def apart(study: Study) -> str:
-    """How many finished rows stand in no table, and why."""
-    used = {id(row) for e in (*study.settings, *study.devices) for row in e.runs.values()}
+    """How many finished rows stand in no table."""
+    used = {id(row) for e in (*study.all, *study.devices) for row in e.runs.values()}
     used |= {id(row) for pair in pinned_pairs(study) for row in pair.values()}  # of claim 9
-    found = Counter()
-    for row in study.rows:
-        if row["status"] == "ok" and id(row) not in used:
-            is_own = row["split_seed"] == row["seed"]
-            why = "not the newest of setting and seed" if is_own else "made with --split-seed"
-            found[f"{row['kind']}.csv ({row['data']}, {show(row['machine'][0])}), {why}"] += 1
-    words = [f"{count(number, 'row')} of {what}" for what, number in sorted(found.items())]
-    return f"In no table: {'; '.join(words)}." if words else ""
+    left = sum(row["status"] == "ok" and id(row) not in used for row in study.rows)
+    why = "made with --split-seed, or not the newest of their setting and seed"
+    return f"{count(left, 'finished row')} in no table: {why}." if left else ""
 
 
 def is_assigned(row: dict) -> bool:
@@ -557,11 +536,11 @@ def is_assigned(row: dict) -> bool:
 
 def spent(rows: list[dict]) -> str:
     """Hours of training and testing by model; of the rows of one training the longest counts."""
-    last, total = {}, Counter()
-    for row in sorted(rows, key=lambda row: (row.get("epochs", 0), row["finished_utc"])):
+    longest, total = {}, Counter()
+    for row in sorted(rows, key=lambda row: row["train_ms"]):
         key = zip(common.KEY[row["kind"]], row["key"], strict=True)
-        last[row["kind"], *(value for name, value in key if name != "epochs")] = row
-    for row in last.values():
+        longest[row["kind"], *(value for name, value in key if name != "epochs")] = row
+    for row in longest.values():
         family = "SVMs" if row["kind"] == "svm" else row["model"]
         total[family] += (row["train_ms"] + row["predict_time_ms"]) / 3.6e6
     words = [f"{name} {hours:.1f}" for name, hours in sorted(total.items())]
@@ -577,16 +556,6 @@ def hours(study: Study) -> Iterator[str]:
             f"The assignment takes {spent(part)}, for one process on {machines}; two on 2 cores"
             f" take half of it. Everything here took {spent(rows)}."
         )
-
-
-def files(study: Study) -> Iterator[str]:
-    """The project's files and their lines."""
-    root = Path(__file__).parent
-    parts = {each.name: [each] for each in (*sorted(root.glob("*.py")), root / "run_all.sh")}
-    parts["tests"] = [*root.glob("tests/*.py")]
-    sizes = {name: sum(p.read_text().count("\n") for p in paths) for name, paths in parts.items()}
-    words = [f"[{name}]({name}) {lines:,}" for name, lines in sizes.items()]
-    yield f"Lines of code: {', '.join(words)}."
 
 
 # --- claims --------------------------------------------------------------------------------------
@@ -605,7 +574,7 @@ def most_lines(study: Study, data: str):
     gaps = [lead(*(study.short(data, model, **line) for model in NETWORKS)) for line in GRID]
     gaps = list(filter(None, gaps))
     seeds = set.intersection(*(set(gap.gaps) for gap in gaps)) if gaps else set()
-    if data == MNIST and seeds:
+    if seeds:
         # A seed counts once, by the mean of its gaps over the lines.
         means = {seed: float(np.mean([gap.gaps[seed] for gap in gaps])) for seed in seeds}
         overall, won = Lead(means, gaps[0].overlap), sum(gap.mean > 0 for gap in gaps)
@@ -614,9 +583,8 @@ def most_lines(study: Study, data: str):
 
 
 def peak(study: Study, data: str):
-    found = [each for each in study.of(data, SMALL) if each.epochs <= EPOCHS]
-    if data == MNIST and found:
-        runs = np.concatenate([100 * each.values("test_accuracy") for each in found])
+    runs = [100 * v for each in study.of(data, SMALL) for v in each.values("test_accuracy")]
+    if runs:
         yield 1 if max(runs) >= 99.295 else -1, f"best of {count(len(runs), 'run')} {max(runs):.2f}"
 
 
@@ -629,17 +597,17 @@ def not_worth_it(study: Study, data: str):
 
 
 def lower_on_fashion(study: Study, data: str):
-    same = {(each.model, each.text): each for each in study.tried(MNIST)}
-    gaps = [lead(same.get((each.model, each.text)), each) for each in study.tried(FASHION)]
-    gaps = list(filter(None, gaps))
-    if data == FASHION and gaps:
+    mnist = {(each.model, each.text): each for each in study.of(MNIST)}
+    gaps = [lead(mnist.get((each.model, each.text)), each) for each in study.of(data)]
+    if gaps := list(filter(None, gaps)):
         lower = sum(gap.mean > 0 for gap in gaps)
         yield 1 if lower == len(gaps) else -1, f"in {lower} of {len(gaps)} settings"
 
 
 def svm_costs_less(study: Study, data: str, cost: Callable, solver: str = "gram", noise: float = 1):
     svm = study.short(data, "SVM")
-    svm = svm and best(study.of(data, "SVM", **svm.factors | {"solver": solver}))
+    factors = svm and svm.factors | {"solver": solver}
+    svm = next((each for each in study.all if (each.data, each.factors) == (data, factors)), None)
     for model in NETWORKS:
         network = study.short(data, model)
         if svm and network and (cost is Setting.flops or svm.machine == network.machine):
@@ -654,9 +622,9 @@ def svm_is_behind(study: Study, data: str):
 
 
 def gap_is_wider(study: Study, data: str):
-    networks = {name: best([study.short(name, model) for model in NETWORKS]) for name in DATA}
+    networks = {name: best(study.short(name, model) for model in NETWORKS) for name in DATA}
     gaps = [lead(networks[name], study.short(name, "SVM")) for name in DATA]
-    if data == MNIST and all(gaps):
+    if all(gaps):
         (low, high), (other_low, other_high) = (gap.interval() for gap in gaps)
         sign = int(low > other_high) - int(high < other_low)
         yield sign, f"{gaps[0].mean:+.2f} against {gaps[1].mean:+.2f}"
@@ -677,14 +645,13 @@ def gpu_gain(study: Study, data: str, model: str, claimed: int):
 
 
 def adam_is_best(study: Study, data: str):
-    found = study.tried(data)
+    found = study.of(data)
     adam, winner = study.short(data, SMALL, optimizer="adam", lr=1e-3), best(found)
     if adam and found[1:]:
-        rank = 1 + sum(each.order() < adam.order() for each in found)
         gap = lead(adam, winner)
         sign = 1 if adam is winner else min(gap.sign(), 0) if gap else 0
         behind = f"<br>{gap} from the best" if gap and adam is not winner else ""
-        yield sign, f"rank {rank} of {len(found)}{behind}"
+        yield sign, f"rank {1 + found.index(adam)} of {len(found)}{behind}"
 
 
 def pinned_pairs(study: Study) -> list[dict[str, dict]]:
@@ -707,33 +674,33 @@ def pinning_changes_nothing(study: Study, data: str):
         yield 1 if 1 / LITTLE < more < LITTLE else -1, f"{more:.2f} times as long without"
 
 
-CLAIMS: dict[str, Judge] = {
-    "1a ResNet-18 beats 50 on MNIST": most_lines,
-    "1b ResNet-18 peaks at 99.30 %": peak,
-    "2 ResNet-50 is not worth its cost": not_worth_it,
-    "3 MNIST is easier everywhere": lower_on_fashion,
-    "4a SVMs train faster (times)": partial(svm_costs_less, cost=Setting.ms, noise=NOISE),
-    "4a' ... with scikit-learn's solver": partial(
-        svm_costs_less, cost=Setting.ms, noise=NOISE, solver="sklearn"
+CLAIMS: dict[str, tuple[Judge, tuple[str, ...]]] = {  # and the data sets that they are about
+    "1a ResNet-18 beats 50 on MNIST": (most_lines, (MNIST,)),
+    "1b ResNet-18 peaks at 99.30 %": (peak, (MNIST,)),
+    "2 ResNet-50 is not worth its cost": (not_worth_it, DATA),
+    "3 MNIST is easier everywhere": (lower_on_fashion, (FASHION,)),
+    "4a SVMs train faster (times)": (partial(svm_costs_less, cost=Setting.ms, noise=NOISE), DATA),
+    "4a' ... with scikit-learn's solver": (
+        partial(svm_costs_less, cost=Setting.ms, noise=NOISE, solver="sklearn"), DATA
     ),
-    "4b ... with fewer FLOPs (times)": partial(svm_costs_less, cost=Setting.flops),
-    "5a SVMs are less accurate": svm_is_behind,
-    "5b ... more so on MNIST": gap_is_wider,
-    "6 A GPU halves ResNet-50's time": partial(gpu_gain, model=LARGE, claimed=1),
-    "7 ... but not ResNet-18's": partial(gpu_gain, model=SMALL, claimed=-1),
-    "8 ResNet-18, Adam, 0.001 is best": adam_is_best,
-    "9 pin_memory changes little": pinning_changes_nothing,
-}
+    "4b ... with fewer FLOPs (times)": (partial(svm_costs_less, cost=Setting.flops), DATA),
+    "5a SVMs are less accurate": (svm_is_behind, DATA),
+    "5b ... more so on MNIST": (gap_is_wider, (MNIST,)),
+    "6 A GPU halves ResNet-50's time": (partial(gpu_gain, model=LARGE, claimed=1), DATA),
+    "7 ... but not ResNet-18's": (partial(gpu_gain, model=SMALL, claimed=-1), DATA),
+    "8 ResNet-18, Adam, 0.001 is best": (adam_is_best, DATA),
+    "9 pin_memory changes little": (pinning_changes_nothing, DATA),
+}  # fmt: skip
 
 
 def claims(study: Study) -> Iterator[str]:
     """An earlier report's claims, judged on each whole data set."""
     lines, missing = [], []
-    for claim, judge in CLAIMS.items():
+    for claim, (judge, about) in CLAIMS.items():
         cells = []
         for data in DATA:
             figures = {}
-            for sign, text in judge(study, data):
+            for sign, text in judge(study, data) if data in about else ():
                 figures.setdefault(f"**{WORDS[sign]}**: ", []).append(text)
             cells.append("<br>".join(word + ", ".join(texts) for word, texts in figures.items()))
         if any(cells):
@@ -768,7 +735,7 @@ text { fill: #e6edf3 } .paper { fill: #0d1117 } .axis { stroke: #6e7681 }
 class Plot:
     """An SVG of accuracies (%) against FLOPs; what lies below the axes is drawn on their edge."""
 
-    def __init__(self, title: str, x: list[float], y: tuple[float, float]):
+    def __init__(self, title: str, x: Iterable[float], y: tuple[float, float]):
         logs = np.log10(x)
         margin = 0.05 * (max(logs) - min(logs)) or 0.5
         self.x, self.y = (min(logs) - margin, max(logs) + margin), y
@@ -819,48 +786,41 @@ class Plot:
     def svg(self) -> str:
         size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
         body = "\n".join(self.parts)
-        return f'{MADE_HERE.decode()}{size} role="img">\n{body}\n</svg>\n'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n{body}\n</svg>\n'
 
 
-MADE_HERE = b'<svg xmlns="http://www.w3.org/2000/svg" data-from="make_tables.py" '
-
-
-def pictures(study: Study) -> dict[str, tuple[str, str]]:
-    """For each data set the name and the content of its picture."""
-    found = {data: picture(study, data) for data in study.all_data}
-    slugs = {data: re.sub("[^a-z0-9]+", "-", data.lower()) for data in found}
-    return {data: (f"{slugs[data]}.svg", svg) for data, svg in found.items() if svg}
+def slug(data: str) -> str:
+    """The name of a data set's picture."""
+    return re.sub("[^a-z0-9]+", "-", data.lower())
 
 
 def picture(study: Study, data: str) -> str | None:
     """Validation accuracy against FLOPs of training. Each SVM is a faint point, the best one a
     solid point with a line across. Each network is the curve of its best longest training, with a
     point for each epoch."""
-    svms = [each for each in study.of(data, "SVM") if not math.isnan(each.flops())]
-    winner, curves = best(svms), {}
+    svms = [each for each in study.of(data, "SVM") if each.flops() > 0]
+    points = [(each.flops() / 1e12, each.mean("val_accuracy")) for each in svms]
+    curves = {}
     for model in study.networks:
         one = study.longest(data, model, beyond=0)
-        known = one and not math.isnan(one.flops())
-        if known and all(len(row["curve"]) == one.epochs for row in one.runs.values()):
+        runs = [row["curve"] for row in one.runs.values()] if one else []
+        if {len(run) for run in runs} == {one and one.epochs} and one.flops() > 0:
             across = one.flops() / 1e12 * np.arange(1, one.epochs + 1) / one.epochs
-            curves[model] = across, np.array([row["curve"] for row in one.runs.values()])
-    y = [each.mean("val_accuracy") for each in svms]
-    y += [value for _, runs in curves.values() for value in runs[..., 1].mean(0)]
-    x = [each.flops() / 1e12 for each in svms] + [
-        v for across, _ in curves.values() for v in across
-    ]
-    if not y:
+            curves[model] = across, np.array(runs)
+            points += zip(across, curves[model][1][..., 1].mean(0), strict=True)
+    if not points:
         return None
+    x, y = zip(*points, strict=True)
     low, high = np.quantile(y, 0.15), max(y)  # the worst would press all others together
     plot = Plot(f"{data}: what more computation buys", x, (low, high + 0.1 * (high - low) + 0.01))
-    for each in svms:
-        plot.dot(each.flops() / 1e12, each.mean("val_accuracy"), "m0 faint")
+    for point in points[: len(svms)]:
+        plot.dot(*point, "m0 faint")
     for place, (model, (across, runs)) in enumerate(curves.items(), 1):
         css = f"m{min(place, 3)}"
         plot.curve(css, across, runs)
         text = f"{model} {runs[:, -1, 1].mean():.2f} after {count(len(across), 'epoch')}"
         plot.text(RIGHT, 21 + 17 * place, text, f"name {css}", "end")
-    if winner:
+    if winner := best(svms):
         at, level = winner.flops() / 1e12, winner.mean("val_accuracy")
         plot.line([at, max(x)], [level, level], "m0 dashed")
         plot.dot(at, level, "m0", 5)
@@ -873,13 +833,10 @@ def picture(study: Study, data: str) -> str | None:
 
 TABLES: dict[str, Callable] = {
     make.__name__: make
-    for make in (answer, resnets, svms, devices, claims, hours, settings, failures, files)
+    for make in (answer, resnets, svms, devices, claims, hours, settings, failures)
 }
-PART = re.compile(  # a code fence; a pair of markers without others between; a marker alone
-    r"^ {0,3}(?P<fence>`{3,}|~{3,})[^`\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
-    rf"|^<!-- table: (?P<name>{'|'.join(TABLES)}) -->[ \t]*$(?:(?!^[ \t]*<!-- (?:table|end):).)*"
-    r"^<!-- end: (?P=name) -->[ \t]*$|^[ \t]*<!-- (?:table|end): .*?$",
-    re.MULTILINE | re.DOTALL,
+MARKED = re.compile(
+    rf"^<!-- table: ({'|'.join(TABLES)}) -->\n.*?^<!-- end: \1 -->$", re.MULTILINE | re.DOTALL
 )
 
 
@@ -893,40 +850,33 @@ def render(name: str, study: Study, place: str = "") -> str:
 
 
 def fill(readme: Path, study: Study, place: str) -> tuple[bytes, set[str]]:
-    """A README with a table between each pair of its markers, and their names. What stands in a
-    code fence is left alone. Exits 2 if it cannot be read, or if markers are not in pairs."""
+    """A README with a table between each pair of its markers, and their names. Exits 2 if it cannot
+    be read, or if markers are not in pairs."""
     try:
-        text = readme.read_bytes().decode()
+        text = readme.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         common.fail(f"cannot read {readme}: {error}")
-    names: set[str | None] = set()
-
-    def part(match: re.Match) -> str:
-        if match["fence"]:
-            return match[0]
-        names.add(name := match["name"])  # None: a marker without its other one
-        content = render(name, study, place) if name else ""
-        return f"<!-- table: {name} -->\n\n{content}\n\n<!-- end: {name} -->"
-
-    filled = PART.sub(part, text.replace("\r\n", "\n"))
-    if None in names or not names:
+    names = MARKED.findall(text)
+    if not names or 2 * len(names) != len(re.findall(r"^\s*<!-- (?:table|end): ", text, re.M)):
         common.fail(
             f"{readme}: markers must be in pairs, as <!-- table: answer --> and <!-- end: answer"
             f" -->, each on a line of its own, for {', '.join(TABLES)}"
         )
-    return filled.replace("\n", "\r\n" if "\r\n" in text else "\n").encode(), names
+
+    def part(match: re.Match) -> str:
+        content = render(match[1], study, place)
+        return f"<!-- table: {match[1]} -->\n\n{content}\n\n<!-- end: {match[1]} -->"
+
+    return MARKED.sub(part, text).encode(), set(names)
 
 
-def outputs(study: Study, folder: Path, readme: Path | None) -> dict[Path, bytes | None]:
-    """The content of every file that is written, and None for a picture to be removed."""
-    drawn = {folder / name: svg.encode() for name, svg in pictures(study).values()}
-    old = [path for path in folder.glob("*.svg") if path.is_file()]
-    old = [path for path in old if path.read_bytes().startswith(MADE_HERE)]
-    files, names = dict.fromkeys(old) | drawn, {"files"}
+def outputs(study: Study, folder: Path, readme: Path | None) -> dict[Path, bytes]:
+    """The content of every file that is written."""
+    drawn = {folder / f"{slug(data)}.svg": picture(study, data) for data in study.all_data}
+    files, names = {path: svg.encode() for path, svg in drawn.items() if svg}, set()
     if readme:
         place = Path(os.path.relpath(folder, readme.parent)).as_posix()
-        files[readme], filled = fill(readme, study, quote(f"{place}/"))
-        names |= filled
+        files[readme], names = fill(readme, study, quote(f"{place}/"))
     head = "# Tables\n\nmake_tables.py writes this page from the rows beside it.\n"
     parts = [
         f"## {make.__doc__.rstrip('.')}\n\n{render(name, study)}\n"
@@ -942,7 +892,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
     add("--readme", type=Path, metavar="FILE", help="fill the markers of a README, too")
     add("--check", action="store_true", help="change nothing, name stale files")
-    add("--table", choices=TABLES, metavar="NAME", help=", ".join(TABLES))
     return parser.parse_args(argv)
 
 
@@ -952,12 +901,8 @@ def main(argv: list[str] | None = None) -> int:
     if not folder.is_dir():
         common.fail(f"--results-dir {folder}: there is no such folder; train something first")
     study = Study(load(folder))
-    if args.table:
-        common.say(render(args.table, study).replace(HARD, " "))
-        return 0
     files = outputs(study, folder, args.readme)
-    stale = [path for path, content in files.items()
-             if (path.read_bytes() if path.exists() else None) != content]  # fmt: skip
+    stale = [p for p, content in files.items() if not p.exists() or p.read_bytes() != content]
     if args.check:
         for path in stale:
             common.say(f"{path} is stale: run make_tables.py without --check")
@@ -966,10 +911,7 @@ def main(argv: list[str] | None = None) -> int:
     lock.parent.mkdir(exist_ok=True)
     with FileLock(lock):
         for path in stale:
-            if files[path] is None:
-                path.unlink(missing_ok=True)
-            else:
-                common.write_file(path, files[path])
+            common.write_file(path, files[path])
     common.say(render("answer", study, f"{folder}/").replace(HARD, " "))
     common.say("\n".join(["", apart(study), f"All tables: {folder / 'tables.md'}"]))
     return 0

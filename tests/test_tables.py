@@ -82,7 +82,7 @@ CURVE = history(*[0.9] * 5)
 
 
 def text(folder: Path, name: str) -> str:
-    """One table as --table prints it."""
+    """One table, with plain spaces."""
     study = make_tables.Study(make_tables.load(folder))
     return make_tables.render(name, study).replace(make_tables.HARD, " ")
 
@@ -144,7 +144,7 @@ def test_the_answer_and_the_six_intervals_are_what_csv_and_statistics_give():
             share = [(140 * value + 1) / 14_002 for value in values]  # of 14,000, and two more
             least = 100 * statistics.fmean(p * (1 - p) / 14_002 for p in share) ** 0.5
             spread = f" ± {max(statistics.stdev(values), least):.2f}" if values[1:] else ""
-            assert f"{statistics.fmean(values):.2f}{spread}" in line
+            assert f"{round(statistics.fmean(values), 9):.2f}{spread}" in line
             time = "train_time_ms" if "epoch" in label else "fit_time_ms"
             seconds = min(float(row[time]) for row in rows.values()) / 1000
             assert f"{seconds:,.{max(0, 3 - len(str(int(seconds))))}f}" in line
@@ -194,7 +194,7 @@ def test_the_order_of_rows_decides_nothing(tmp_path):
             (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines, ""]))
         study = make_tables.Study(make_tables.load(tmp_path))
         pages.append([make_tables.render(name, study) for name in make_tables.TABLES])
-        pages[-1].append(make_tables.pictures(study))
+        pages[-1].append(make_tables.picture(study, "MNIST"))
     assert all(page == pages[0] for page in pages)
 
 
@@ -212,9 +212,11 @@ def test_amp_is_a_factor_and_numbers_are_equal_but_for_rounding(tmp_path):
     assert "| Adam, lr 0.001, batch 32, 5 epochs, amp no | 50.00 |" in text(tmp_path, "settings")
 
 
-def test_scikit_learns_solver_is_chosen_only_alone(tmp_path):
+def test_scikit_learns_solver_is_listed_and_never_chosen(tmp_path):
     svm(tmp_path, solver="sklearn", val_accuracy=0.999, test_accuracy=0.91, training_flops=None)
-    assert "| 91.00 | 5.00 | unknown |" in text(tmp_path, "answer")
+    assert text(tmp_path, "answer") == "Nothing was measured for this table."
+    listed = "| SVM, rbf | C 1, gamma scale, scikit-learn | 99.90 | 91.00 | 5.00 | 1.00 | unknown |"
+    assert listed in text(tmp_path, "settings")
     svm(tmp_path, val_accuracy=0.5, test_accuracy=0.92)
     assert "| 92.00 |" in text(tmp_path, "answer")
 
@@ -246,7 +248,7 @@ def test_sentences_tell_who_is_ahead_by_how_much_on_how_many_splits_and_at_what_
     assert line == (
         "- **MNIST: within 5 epochs ResNet-18 is clearly ahead of the SVM**, by 1.02 points, on 3"
         " of 3 common splits. ResNet-18 trains 15 times as long, with 5.0 times the FLOPs. **After"
-        " 20 epochs** the SVM is ahead of ResNet-18, but not clearly, by 0.42 points, on 2 of 3"
+        " 20 epochs the SVM is ahead of ResNet-18, but not clearly**, by 0.42 points, on 2 of 3"
         " common splits. ResNet-18 trains 60 times as long, with 5.0 times the FLOPs."
     )
 
@@ -264,15 +266,13 @@ def test_times_of_different_hardware_are_told_and_not_compared(tmp_path):
     assert claim(tmp_path, "4a") == []
 
 
-def test_of_a_setting_and_seed_the_newest_run_counts_and_the_other_is_named(tmp_path):
+def test_of_a_setting_and_seed_the_newest_run_counts_and_the_others_are_counted(tmp_path):
     resnet(tmp_path, **GPU, test_accuracy=0.91)
     resnet(tmp_path, test_accuracy=0.95, finished_utc="2025-01-01T00:00:00+00:00")
     resnet(tmp_path, seed=1, split_seed=0, split_id="mnist-0")
     assert "| 91.00 | 60.0 (GPU) |" in text(tmp_path, "answer")
-    assert (
-        "In no table: 1 row of resnet.csv (MNIST, CPU), made with --split-seed; 1 row of resnet.csv"
-        " (MNIST, CPU), not the newest of setting and seed."
-    ) in text(tmp_path, "failures")
+    left = "2 finished rows in no table: made with --split-seed, or not the newest of their setting"
+    assert left in text(tmp_path, "failures")
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_resnets_stand_in_lines_at_their_best_epochs(tmp_path):
     lines = text(tmp_path, "resnets").splitlines()
     assert lines[0] == "| Batch | Optimizer | Rate | MNIST, ResNet-18 | FashionMNIST, ResNet-18 |"
     assert lines[2:5] == [
-        "| 32 | SGD, momentum 0.5 | 0.01 | 97.00 | not measured |",
+        "| 32 | SGD | 0.01 | 97.00 | not measured |",
         "| 32 | Adam | 0.5 | diverged | not measured |",
         "| 32 | Adam | 0.001 | 97.00 (3) | 97.00 |",
     ]
@@ -377,11 +377,11 @@ def test_any_folder_gives_a_page_of_what_is_there(tmp_path, capsys, kind):
     assert "nan" not in page.replace("loss is nan", "")
     assert "None" not in page
     words = {
-        "nothing": "Nothing was measured", "svms": "MNIST: the SVM has 97.50 %",
+        "nothing": "Nothing was measured", "svms": "MNIST: the SVM has 97.50 % (C 1, gamma scale)",
         "all": "SVM is ahead of ResNet-18",
         "one network": "ResNet-18 has 97.50 ± 0.50 %", "other names": "resnet101, 5 epochs",
         "only long trainings": "ResNet-18, 20 epochs", "devices": "No GPU was measured",
-        "failures": "loss is nan", "no shared seed": "share no split",
+        "failures": "loss is nan", "no shared seed": "epochs) and the SVM has 97.50 %",
     }  # fmt: skip
     assert words[kind] in page
     assert outcome("--results-dir", tmp_path, "--readme", readme, "--check") == 0
@@ -559,8 +559,7 @@ MARKERS = "text\n<!-- table: svms -->\nformer\n<!-- end: svms -->\nmore\n"
 
 def test_a_readme_is_filled_between_its_markers_and_tables_md_holds_the_rest(tmp_path, capsys):
     readme, folder = tmp_path / "README.md", tmp_path / "my results"
-    fenced = f"```\n{MARKERS}```\n"
-    readme.write_bytes((MARKERS + fenced).replace("\n", "\r\n").encode())
+    readme.write_text(MARKERS)
     link = tmp_path / "link.md"
     link.symlink_to(readme)
     resnet(folder, history=CURVE)
@@ -570,12 +569,10 @@ def test_a_readme_is_filled_between_its_markers_and_tables_md_holds_the_rest(tmp
     assert "former" in readme.read_text()
     assert "link.md is stale" in capsys.readouterr().out
     assert outcome(*flags) == outcome(*flags, "--check") == 0
-    content = readme.read_bytes()
     assert link.is_symlink()
-    assert content.count(b"\n") == content.count(b"\r\n")
-    page = content.decode().replace("\r\n", "\n").replace(make_tables.HARD, " ")
+    page = readme.read_text().replace(make_tables.HARD, " ")
     assert page.startswith("text\n<!-- table: svms -->\n\n| Data set |")
-    assert page.endswith(f"<!-- end: svms -->\nmore\n{fenced}")
+    assert page.endswith("<!-- end: svms -->\nmore\n")
     tables = (folder / "tables.md").read_text()
     assert "## The best setting of each kernel" not in tables
     assert "](mnist.svg)" in tables
@@ -606,21 +603,8 @@ def test_a_readme_that_cannot_be_filled_is_refused_and_nothing_is_written(
     assert not (tmp_path / "tables.md").exists()
 
 
-@pytest.mark.parametrize(
-    "fence", ["```\n{}```", "~~~~\n{}~~~~", "  ```py\n{}  ```", "````\n```\n{}```\n````", "```\n{}"]
-)
-def test_markers_in_a_code_fence_stay(tmp_path, fence):
-    (tmp_path / "README.md").write_text(f"```a``` {MARKERS}{fence.format(MARKERS)}")
+def test_pages_and_pictures_go_stale(tmp_path, capsys):
     svm(tmp_path)
-    assert outcome("--results-dir", tmp_path, "--readme", tmp_path / "README.md") == 0
-    page = (tmp_path / "README.md").read_text()
-    assert page.count("C 1, gamma".replace(" ", make_tables.HARD)) == 1
-    assert page.endswith(fence.format(MARKERS))
-
-
-def test_pages_and_pictures_go_stale_and_pictures_without_rows_go_away(tmp_path, capsys):
-    svm(tmp_path)
-    (tmp_path / "own.svg").write_text("<svg/>")
     assert outcome("--results-dir", tmp_path) == 0
     for name in ("tables.md", "mnist.svg"):
         content = (tmp_path / name).read_bytes()
@@ -628,10 +612,6 @@ def test_pages_and_pictures_go_stale_and_pictures_without_rows_go_away(tmp_path,
         assert outcome("--results-dir", tmp_path, "--check") == 1
         assert f"{name} is stale" in capsys.readouterr().out
         assert outcome("--results-dir", tmp_path) == 0
-    (tmp_path / "svm.csv").unlink()
-    assert outcome("--results-dir", tmp_path, "--check") == 1
-    assert outcome("--results-dir", tmp_path) == 0
-    assert sorted(path.name for path in tmp_path.glob("*.svg")) == ["own.svg"]
     assert outcome("--results-dir", tmp_path / "no\x1bde") == 2
     assert "no de: there is no such folder" in capsys.readouterr().err
 
