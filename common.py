@@ -241,7 +241,7 @@ def device_name(device: torch.device) -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine() or "unknown"
 
 
 def synchronized_time(device: torch.device) -> float:
@@ -372,6 +372,9 @@ TEXT = {"dataset", "arch", "optimizer", "pin_memory", "amp", "precision", "devic
 WORDS = {"status": ("ok", "diverged", "out_of_memory"), "pin_memory": ("yes", "no"),
          "amp": ("yes", "no")}
 KEY = {name: columns[: columns.index("status")] for name, columns in COLUMNS.items()}
+# Cells that a finished row may lack; a failed one may lack all but its key.
+OPTIONAL = {"limit", "momentum", "degree", "coef0", "reason", "training_flops", "peak_memory_mib",
+            "history", "weights_sha256"}
 # fmt: on
 
 
@@ -437,7 +440,8 @@ def parse_cell(name: str, text: str):
         if text in WORDS.get(name, [text]):
             return text or None
     else:
-        low = 1e-30 if name.endswith(("_ms", "_flops")) or name.startswith("n_") else 0
+        positive = name.endswith(("_ms", "_flops", "epochs")) or name.startswith("n_")
+        low = 1e-30 if positive else 0
         high = 1 if name.endswith("accuracy") else 1e30
         with contextlib.suppress(ValueError):
             return number(int if text.isdecimal() else float, low, high)(text)
@@ -464,8 +468,9 @@ def read_rows(path: Path) -> list[dict]:
             if len(cells) != len(columns):
                 raise ValueError(f"there are {len(cells)} cells, not {len(columns)}")
             row = {name: parse_cell(name, text) for name, text in zip(columns, cells, strict=True)}
-            if row["status"] == "ok" and None in (row["val_accuracy"], row["test_accuracy"]):
-                raise ValueError("a finished row has no val_accuracy or test_accuracy")
+            needed = columns if row["status"] == "ok" else KEY[path.stem]
+            if lacking := [name for name in needed if row[name] is None and name not in OPTIONAL]:
+                raise ValueError(f"the row has no {lacking[0]}")
             rows.append(row)
     except (OSError, ValueError, csv.Error) as error:
         where = f"{path}, line {lines.line_num}" if lines.line_num else path

@@ -43,9 +43,6 @@ FACTORS = {
     "devices": ("device", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs", "amp"),
 }
 HARD = "\N{NO-BREAK SPACE}"
-# Cells that a row may lack; a failed one may lack all that was measured.
-OPTIONAL = {"limit", "momentum", "degree", "coef0", "reason", "training_flops", "peak_memory_mib",
-            "history", "weights_sha256"}  # fmt: skip
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -67,8 +64,8 @@ def harmless(text: str) -> str:
 
 
 def load(folder: Path) -> list[dict]:
-    """All rows of a folder, with columns that follow from others. Exits 2 if a row is damaged, or
-    if two runs of one seed have seen different splits."""
+    """All rows of a folder, with columns that follow from others. Exits 2 if a history is damaged,
+    or if two runs of one seed have seen different splits."""
     rows, splits = [], {}
     for kind in FACTORS:
         path = folder / f"{kind}.csv"
@@ -79,11 +76,6 @@ def load(folder: Path) -> list[dict]:
                     row[name] = harmless(value)
                 if isinstance(value, float) and name in FACTORS[kind]:
                     row[name] = float(f"{value:.9g}")  # other software may add 1e-19
-            finished = row["status"] == "ok"
-            needed = common.COLUMNS[kind] if finished else common.KEY[kind]
-            lacking = [name for name in needed if row[name] is None and name not in OPTIONAL]
-            if lacking or not row.get("epochs", 1):
-                common.fail(f"{path}: a row has no {(lacking or ['epochs'])[0]}; mend or remove it")
             part = f", {count(row['limit'], 'image')}" if row["limit"] else ""
             row |= {
                 "kind": kind, "key": key, "data": show(row["dataset"]) + part,
@@ -92,8 +84,8 @@ def load(folder: Path) -> list[dict]:
                 "machine": (row.get("device", "cpu"), row["device_name"], row["threads"]),
                 "curve": curve(path, row),
             }  # fmt: skip
-            split = row["data"], row["split_seed"]
-            if finished and splits.setdefault(split, row["split_id"]) != row["split_id"]:
+            split, own = (row["data"], row["split_seed"]), row["split_id"]
+            if row["status"] == "ok" and splits.setdefault(split, own) != own:
                 common.fail(f"{path}: runs of {split} differ in split_id; remove the wrong ones")
             rows.append(row)
     return rows
