@@ -240,7 +240,7 @@ def device_name(device: torch.device) -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+                return line.partition(":")[2].strip() or "unknown"
     return platform.processor() or platform.machine() or "unknown"
 
 
@@ -440,8 +440,8 @@ def parse_cell(name: str, text: str):
         if text in WORDS.get(name, [text]):
             return text or None
     else:
-        positive = name.endswith(("_ms", "_flops", "epochs")) or name.startswith("n_")
-        low = 1e-30 if positive else 0
+        words = name.split("_")
+        low = 1e-30 if words[0] in ("n", "epochs") or {"ms", "flops"} & {*words} else 0
         high = 1 if name.endswith("accuracy") else 1e30
         with contextlib.suppress(ValueError):
             return number(int if text.isdecimal() else float, low, high)(text)

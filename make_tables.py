@@ -9,7 +9,6 @@ page is not what the rows give. Every choice is made on validation images alone;
 measure what was chosen.
 """
 
-import argparse
 import html
 import json
 import math
@@ -99,7 +98,7 @@ def curve(path: Path, row: dict) -> np.ndarray:
         values = np.array([[epoch[name] for name in names] for epoch in epochs], float)
         if not ((values >= 0) & (values <= 1)).all():
             raise ValueError
-    except (LookupError, TypeError, ValueError, RecursionError):
+    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
         common.fail(f"{path}: the history of seed {row['seed']} is damaged; mend or remove its row")
     return 100 * values.reshape(-1, 2)
 
@@ -107,8 +106,8 @@ def curve(path: Path, row: dict) -> np.ndarray:
 # --- settings ------------------------------------------------------------------------------------
 
 FORMS: dict[str, Callable] = {  # of factors that are not shown as name and value
-    "optimizer": show, "batch_size": "batch {}".format, "epochs": partial(count, noun="epoch"),
-    "solver": lambda _: "scikit-learn",
+    "optimizer": show, "batch_size": lambda size: f"batch {show(size)}",
+    "epochs": partial(count, noun="epoch"), "solver": lambda _: "scikit-learn",
 }  # fmt: skip
 UNSHOWN = {("momentum", 0.9), ("solver", "gram"), ("amp", "yes")}
 
@@ -173,8 +172,7 @@ def settings_of(rows: list[dict]) -> list[Setting]:
 
 
 def best(settings: Iterable[Setting | None]) -> Setting | None:
-    """The best on validation images. Those of fewer than 3 seeds take part only where none has
-    3."""
+    """The best on validation images. Those of fewer than 3 seeds count only where none has 3."""
     settings = [each for each in settings if each]
     settings = [each for each in settings if len(each.runs) >= 3] or settings
     return min(settings, key=Setting.order, default=None)
@@ -237,7 +235,9 @@ class Study:
         found = {each.data for each in self.all}
         self.all_data = [*(name for name in DATA if name in found), *sorted(found - {*DATA})]
         # The whole data sets of the assignment, or else all.
-        self.data = [name for name in DATA if name in found] or self.all_data
+        chosen = {each.data for each in self.settings}
+        chosen = chosen & {*DATA} or chosen
+        self.data = [data for data in self.all_data if data in chosen]
         models = {each.model for each in self.all}
         self.kernels = sorted({name for name in models if name.startswith("SVM")}, reverse=True)
         self.networks = sorted(models - {*self.kernels}, key=lambda name: (len(name), name))
@@ -311,7 +311,6 @@ CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their he
     "Data set": lambda each: each.data,
     "Model": lambda each: each.model,
     "Device": lambda each: show(each.factors["device"]),
-    "Optimizer": lambda each: show(each.factors["optimizer"]),
     "Accuracy (%)": percent,
     "Validation (%)": lambda each: f"{each.mean('val_accuracy'):.2f}",
     "Training (s)": seconds,
@@ -352,16 +351,16 @@ def answer(study: Study) -> Iterator[str]:
         found = [pick(data, model) for data in study.data]
         if known := [each for each in found if each]:
             used += known
-            epochs = slashed([f", {count(each.epochs, 'epoch')}" for each in known if each.epochs])
+            epochs = slashed([count(each.epochs, "epoch") for each in known if each.epochs])
             cells = [percent(each) if each else "not measured" for each in found]
             for name in ("Training (s)", "FLOPs (10¹²)", "Splits"):
                 cells.append(slashed([CELLS[name](each) if each else "-" for each in found]))
-            lines.append([model + epochs, *cells])
+            lines.append([f"{model}, {epochs}" if epochs else model, *cells])
     if lines:
         names = "|".join(f"{data} (%)" for data in study.data)
         yield table(f"Model|{names}|Training (s)|FLOPs (10¹²)|Splits", lines)
         yield how_to_read(study, used)
-        yield "\n".join(f"- {' '.join(sentences(study, data))}" for data in study.data)
+        yield "\n".join(f"- {data}: {' '.join(sentences(study, data))}" for data in study.data)
         drawn = [data for data in study.data if picture(study, data)]
         if drawn:
             words = "accuracy against FLOPs of training"
@@ -385,7 +384,7 @@ def how_to_read(study: Study, used: list[Setting]) -> str:
         f" {hardware(used)}{precision}."
     )
     text += f" *a / b* is {' / '.join(study.data)}." if study.data[1:] else ""
-    text += no_gpu(used)
+    text += no_gpu([*study.all, *study.devices])
     if study.data[0] in DATA:
         text += " Our test images are not the official ones: published figures differ."
     others = [data for data in study.all_data if data not in study.data]
@@ -398,27 +397,34 @@ def no_gpu(settings: list[Setting]) -> str:
 
 
 def sentences(study: Study, data: str) -> Iterator[str]:
-    """Who is ahead on a data set, the best network or the best SVM: within EPOCHS, and after most
+    """Which is ahead on a data set, the best network or the best SVM: within EPOCHS, and after most
     epochs."""
     svm = study.short(data, "SVM")
     network = best(study.short(data, model) for model in study.networks)
     long = best(study.longest(data, model) for model in study.networks)
-    compared = False
-    for each, when in ((network, f"{data}: within {EPOCHS} epochs"), (long, "After {} epochs")):
-        if gap := lead(each, svm):
-            first, second = (each, svm) if gap.mean >= 0 else (svm, each)
-            clearly, but = ("clearly ", "") if gap.sign() else ("", ", but not clearly")
-            n, won = len(gap.gaps), sum(x * gap.mean > 0 for x in gap.gaps.values())
-            few = "" if n >= 3 else ", too few for an interval"
-            yield (
-                f"**{when.format(each.epochs)} {first.name} is {clearly}ahead of"
-                f" {second.name}{but}**, by {abs(gap.mean):.2f} points, on {won} of"
-                f" {count(n, 'common split')}{few}. {cost(each, svm)}."
-            )
-            compared = True
-    if not compared:
-        words = [f"{e.name} has {percent(e)} % ({e.text})" for e in (network or long, svm) if e]
-        yield f"{data}: {listed(words)}."
+    if svm and network:
+        yield versus(network, svm, f"within {count(EPOCHS, 'epoch')}")
+    if svm and long:
+        yield versus(long, svm, f"after {count(long.epochs, 'epoch')}")
+    if not svm or not (network or long):
+        only = svm or network or long
+        yield f"{only.name} has {percent(only)} % ({only.text})."
+
+
+def versus(network: Setting, svm: Setting, when: str) -> str:
+    """Which of the two is ahead, by how much, on how many splits, and at what cost."""
+    gap = lead(network, svm)
+    if not gap:
+        return f"{when.capitalize()} {network.name} and the SVM share no split."
+    first, second, sign = (network, svm, 1) if gap.mean >= 0 else (svm, network, -1)
+    n, won = len(gap.gaps), sum(sign * each > 0 for each in gap.gaps.values())
+    clearly, but = ("clearly ", "") if gap.sign() else ("", ", but not clearly")
+    few = "" if n >= 3 else ", too few for an interval"
+    return (
+        f"**{when.capitalize()} {first.name} is {clearly}ahead of {second.name}{but}**, by"
+        f" {abs(gap.mean):.2f} points, on {won} of {count(n, 'common split')}{few}."
+        f" {cost(network, svm)}."
+    )
 
 
 def cost(first: Setting, second: Setting) -> str:
@@ -437,8 +443,8 @@ def cost(first: Setting, second: Setting) -> str:
 
 
 def resnets(study: Study) -> Iterator[str]:
-    """A line for each batch size, optimizer and learning rate, at its best epochs."""
-    names = ("batch_size", "optimizer", "lr")
+    """A line for each batch size, optimizer, learning rate and momentum, at its best epochs."""
+    names = ("batch_size", "optimizer", "lr", "momentum")
     columns = [(data, model) for data in study.data for model in study.networks]
     tried = [row for row in study.rows if (row["data"], row["model"]) in columns]
     tried = [row for row in tried if row["kind"] == "resnet" and row["epochs"] <= EPOCHS]
@@ -451,12 +457,14 @@ def resnets(study: Study) -> Iterator[str]:
         failed = {row["status"] for row in tried if same.items() <= row.items()}
         return listed(sorted(failed)).replace("_", " ") or "not measured"
 
-    keys = {tuple(row[name] for name in names) for row in tried}
-    keys = sorted(keys, key=lambda key: (key[0], key[1] != "sgd", key[1], -key[2]))
     lines = []
-    for key in keys:
+    keys = {tuple(row[name] for name in names) for row in tried}
+    for key in sorted(keys, key=lambda key: (key[0], key[1] != "sgd", key[1], -key[2], str(key))):
+        size, optimizer, lr, momentum = key
+        own = f", momentum {show(momentum)}" * (momentum not in (None, 0.9))
         line = dict(zip(names, key, strict=True))
-        lines.append([*map(show, key), *(cell(*column, line) for column in columns)])
+        cells = [cell(*column, line) for column in columns]
+        lines.append([show(size), show(optimizer) + own, show(lr), *cells])
     if lines:
         heads = "|".join(f"{data}, {model}" for data, model in columns)
         yield table(f"Batch|Optimizer|Rate|{heads}", lines)
@@ -480,10 +488,8 @@ def devices(study: Study) -> Iterator[str]:
     if found:
         names = "Data set|Device|Model|Setting|Accuracy (%)|Training (s)|MFLOPs an image"
         yield listing(names, found)
-        yield (
-            f"On {hardware(found)}. MFLOPs are those of training, forward and backward."
-            + no_gpu(found)
-        )
+        text = f"On {hardware(found)}. MFLOPs are those of training, forward and backward."
+        yield text + no_gpu(found)
 
 
 def settings(study: Study) -> Iterator[str]:
@@ -523,7 +529,8 @@ def is_assigned(row: dict) -> bool:
     if row["kind"] == "svm" and not (row["C"] in (0.1, 1) and row["solver"] == "gram"):
         return False
     gammas = ("scale", "auto", 0.01, 0.1)
-    return row["seed"] == 0 and row.get("epochs", 0) <= EPOCHS and row.get("gamma", 0.1) in gammas
+    is_first = row["seed"] == row["split_seed"] == 0
+    return is_first and row.get("epochs", 0) <= EPOCHS and row.get("gamma", 0.1) in gammas
 
 
 def spent(rows: list[dict]) -> str:
@@ -543,7 +550,7 @@ def hours(study: Study) -> Iterator[str]:
     """What the assignment took, and all runs."""
     rows = [row for row in study.rows if row["status"] == "ok"]
     if part := [row for row in rows if is_assigned(row)]:
-        machines = hardware(settings_of(part + rows))
+        machines = hardware(settings_of(part))
         yield (
             f"The assignment takes {spent(part)}, for one process on {machines}; two on 2 cores"
             f" take half of it. Everything here took {spent(rows)}."
@@ -557,7 +564,7 @@ def hours(study: Study) -> Iterator[str]:
 
 WORDS = {1: "yes", -1: "no", 0: "not clear"}
 DEARER = 1.5  # a gain below one point of accuracy is not worth so many times the FLOPs
-NOISE = 2  # times of equal work on machines of one kind differed by up to this factor
+NOISE = 2  # times of equal work on machines with the same instructions differed by up to this
 LITTLE = 1.1  # a factor of time
 Judge = Callable[[Study, str], Iterator[tuple[int, str]]]
 
@@ -585,7 +592,7 @@ def not_worth_it(study: Study, data: str):
     if gap := lead(large, small):
         dearer = large.flops() / small.flops()
         sign = -gap.sign(bound=1 if dearer > DEARER else 0)  # at equal cost any gain is worth it
-        yield sign, f"{gap}<br>for {short(dearer, 3)} times the FLOPs"
+        yield sign, f"{gap}<br>for {short(dearer)} times the FLOPs"
 
 
 def lower_on_fashion(study: Study, data: str):
@@ -719,7 +726,6 @@ circle { fill: var(--c) } .axis { stroke: #8c959f; stroke-width: 1 }
 .m0 { --c: #0072B2 } .m1 { --c: #C04F00 } .m2 { --c: #007A59 } .m3 { --c: #AA4499 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .paper { fill: #0d1117 } .axis { stroke: #6e7681 }
-.name { fill: var(--c) }
 .m0 { --c: #56B4E9 } .m1 { --c: #E69F00 } .m2 { --c: #2FC79B } .m3 { --c: #DD9CC0 } }
 """
 
@@ -828,16 +834,15 @@ TABLES: dict[str, Callable] = {
     for make in (answer, resnets, svms, devices, claims, hours, settings, failures)
 }
 MARKED = re.compile(
-    rf"^<!-- table: ({'|'.join(TABLES)}) -->\n.*?^<!-- end: \1 -->$", re.MULTILINE | re.DOTALL
+    rf"^<!-- table: ({'|'.join(TABLES)}) -->[ \t]*\n.*?^<!-- end: \1 -->[ \t]*$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
 def render(name: str, study: Study, place: str = "") -> str:
     """A table in markdown; place is the folder of its pictures."""
-    text = (
-        "\n\n".join(part for part in TABLES[name](study) if part)
-        or "Nothing was measured for this table."
-    )
+    parts = [part for part in TABLES[name](study) if part]
+    text = "\n\n".join(parts) or "Nothing was measured for this table."
     return text.replace("](./", f"]({place}")
 
 
@@ -878,17 +883,13 @@ def outputs(study: Study, folder: Path, readme: Path | None) -> dict[Path, bytes
     return files
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> int:
     parser = common.make_parser(__doc__)
     add = parser.add_argument
     add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
     add("--readme", type=Path, metavar="FILE", help="fill the markers of a README, too")
     add("--check", action="store_true", help="change nothing, name stale files")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     folder = args.results_dir
     if not folder.is_dir():
         common.fail(f"--results-dir {folder}: there is no such folder; train something first")
