@@ -3,8 +3,9 @@
     python tests/verify.py resnet 3
     python tests/verify.py svm 5 --seed 1 --results-dir results
 
-Takes rows at random, each with its number of threads, on which bits depend. Prints which results
-differ, and exits 1 if one does. It takes as long as the rows took.
+Takes rows at random, of those whose device and precision this machine has, each with its number of
+threads: bits depend on these. Prints which results differ, and exits 1 if one does. It takes as
+long as the rows took.
 """
 
 import random
@@ -23,6 +24,15 @@ SCRIPTS = {"resnet": train_resnet, "svm": train_svm}
 RESULTS = ("status", "split_id", "val_accuracy", "test_accuracy", "weights_sha256",
            "support_vectors", "iterations")  # fmt: skip
 FLAGS = {"optimizer": "opt", "batch_size": "bs"}  # where a flag is not named as its column
+
+
+def can_repeat(row: dict) -> bool:
+    """Whether this machine has a row's device and precision."""
+    device = torch.device(row.get("device") or "cpu")
+    if device.type == "cuda" and common.gpu_problem():
+        return False
+    precision, _ = common.pick_precision(device, row.get("amp") == "yes")
+    return row.get("precision") in (None, str(precision).removeprefix("torch."))
 
 
 def run_again(row: dict, name: str, data_dir: Path) -> dict:
@@ -47,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     args = parser.parse_args(argv)
     rows = common.read_rows(args.results_dir / f"{args.file}.csv")
-    rows = [row for row in rows if row["status"] == "ok"]
+    rows = [row for row in rows if row["status"] == "ok" and can_repeat(row)]
+    if not rows:
+        common.fail(f"no row of {args.results_dir} has a device and precision that are here")
     chosen = random.Random(args.seed).sample(rows, min(args.count, len(rows)))
     for row in chosen:
         now = run_again(row, args.file, args.data_dir)
