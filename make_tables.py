@@ -363,11 +363,12 @@ def answer(study: Study) -> Iterator[str]:
         yield "\n".join(f"- {data}: {' '.join(sentences(study, data))}" for data in study.data)
         drawn = [data for data in study.data if picture(study, data)]
         if drawn:
-            words = "accuracy against FLOPs of training"
+            words = "validation accuracy against FLOPs of training"
             yield "\n".join(f"![{data}: {words}](./{slug(data)}.svg)" for data in drawn)
             yield (
-                "Pictures: numbers are epochs, bands the range over splits, dotted curves training"
-                " accuracy, faint points other SVM settings."
+                "Pictures show validation images: numbers are epochs, bands the range over splits,"
+                " dotted curves training accuracy, faint points other SVM settings. What lies on"
+                " the lower edge is below it."
             )
 
 
@@ -379,9 +380,10 @@ def how_to_read(study: Study, used: list[Setting]) -> str:
     kinds = sorted({row["precision"] for row in rows if "precision" in row})
     precision = f", networks in {listed(kinds)}" if kinds else ""
     text = (
-        "Each line shows the setting that is best on validation images, and its accuracy on test"
-        f" images: mean ± standard deviation over random 70/10/20 splits{size}. Times are for"
-        f" {hardware(used)}{precision}."
+        "Each line shows, for each data set, the setting that is best on validation images and its"
+        f" accuracy on test images: mean ± standard deviation over random 70/10/20 splits{size}."
+        f" Models are compared on the splits that both have. Times are for {hardware(used)}"
+        f"{precision}."
     )
     text += f" *a / b* is {' / '.join(study.data)}." if study.data[1:] else ""
     text += no_gpu([*study.all, *study.devices])
@@ -592,7 +594,7 @@ def not_worth_it(study: Study, data: str):
     if gap := lead(large, small):
         dearer = large.flops() / small.flops()
         sign = -gap.sign(bound=1 if dearer > DEARER else 0)  # at equal cost any gain is worth it
-        yield sign, f"{gap}<br>for {short(dearer)} times the FLOPs"
+        yield sign, f"gains {gap}<br>for {short(dearer)} times the FLOPs"
 
 
 def lower_on_fashion(study: Study, data: str):
@@ -817,6 +819,7 @@ def picture(study: Study, data: str) -> str | None:
         css = f"m{min(place, 3)}"
         plot.curve(css, across, runs)
         text = f"{model} {runs[:, -1, 1].mean():.2f} after {count(len(across), 'epoch')}"
+        text += f", {count(len(runs), 'split')}"
         plot.text(RIGHT, 21 + 17 * place, text, f"name {css}", "end")
     if winner := best(svms):
         at, level = winner.flops() / 1e12, winner.mean("val_accuracy")
@@ -883,13 +886,17 @@ def outputs(study: Study, folder: Path, readme: Path | None) -> dict[Path, bytes
     return files
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_args(argv: list[str] | None = None):
     parser = common.make_parser(__doc__)
     add = parser.add_argument
     add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
     add("--readme", type=Path, metavar="FILE", help="fill the markers of a README, too")
     add("--check", action="store_true", help="change nothing, name stale files")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
     folder = args.results_dir
     if not folder.is_dir():
         common.fail(f"--results-dir {folder}: there is no such folder; train something first")

@@ -99,7 +99,7 @@ assignment() {
 full() {
     assignment
     svm "${both[@]}" --seed 0 1 2 --C 0.1 1 10
-    # The SVMs' grid goes on until the best one has neighbours on all sides.
+    # The grid of rbf goes on until the best one has neighbours on all sides.
     svm "${both[@]}" --seed 0 1 2 --kernel rbf --C 1 10 30 100 --gamma scale 0.01 0.02 0.05
     svm "${both[@]}" --solver sklearn --C 1 --gamma scale --degree 3
     svm "${both[@]}" --solver sklearn --kernel rbf --C 10 --gamma scale 0.02
