@@ -283,7 +283,7 @@ def slashed(values: list[str]) -> str:
     return values[0] if len(set(values)) == 1 else " / ".join(values)
 
 
-def short(value: float, digits: int = 3) -> str:
+def rounded(value: float, digits: int = 3) -> str:
     """Some digits, or all of a whole number: 0.251, 25.4, 1,479."""
     if math.isnan(value):
         return "unknown"
@@ -304,7 +304,7 @@ def percent(setting: Setting) -> str:
 
 def seconds(setting: Setting, column: str = "train_ms") -> str:
     """A time, and where it was measured if that is no CPU."""
-    return short(setting.ms(column) / 1e3) + " (GPU)" * (setting.machine[0] == "cuda")
+    return rounded(setting.ms(column) / 1e3) + " (GPU)" * (setting.machine[0] == "cuda")
 
 
 CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their headers
@@ -315,8 +315,8 @@ CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their he
     "Validation (%)": lambda each: f"{each.mean('val_accuracy'):.2f}",
     "Training (s)": seconds,
     "Testing (s)": partial(seconds, column="predict_time_ms"),
-    "FLOPs (10¹²)": lambda each: short(each.flops() / 1e12),
-    "MFLOPs an image": lambda each: short(
+    "FLOPs (10¹²)": lambda each: rounded(each.flops() / 1e12),
+    "MFLOPs an image": lambda each: rounded(
         each.flops() / each.values("n_train")[0] / each.epochs / 1e6, 4
     ),
     "Splits": lambda each: str(len(each.runs)),
@@ -432,9 +432,9 @@ def versus(network: Setting, svm: Setting, when: str) -> str:
 def cost(first: Setting, second: Setting) -> str:
     """How the training times of two settings compare, if they are of one machine."""
     fast, slow = sorted((first, second), key=Setting.ms)
-    text = f"{slow.name} trains {short(slow.ms() / fast.ms(), 2)} times as long"
+    text = f"{slow.name} trains {rounded(slow.ms() / fast.ms(), 2)} times as long"
     if not math.isnan(more := slow.flops() / fast.flops()):
-        text += f", with {short(more, 2)} times the FLOPs"
+        text += f", with {rounded(more, 2)} times the FLOPs"
     if fast.machine != slow.machine:
         times = [f"{each.name} trains in {seconds(each)} s" for each in (fast, slow)]
         text = f"{listed(times)}, on different hardware"
@@ -594,7 +594,7 @@ def not_worth_it(study: Study, data: str):
     if gap := lead(large, small):
         dearer = large.flops() / small.flops()
         sign = -gap.sign(bound=1 if dearer > DEARER else 0)  # at equal cost any gain is worth it
-        yield sign, f"gains {gap}<br>for {short(dearer)} times the FLOPs"
+        yield sign, f"gains {gap}<br>for {rounded(dearer)} times the FLOPs"
 
 
 def lower_on_fashion(study: Study, data: str):
@@ -613,7 +613,7 @@ def svm_costs_less(study: Study, data: str, cost: Callable, solver: str = "gram"
         network = study.short(data, model)
         if svm and network and (cost is Setting.flops or svm.machine == network.machine):
             more = cost(network) / cost(svm)
-            yield above(1, more / noise, more * noise), f"{model} {short(more)}"
+            yield above(1, more / noise, more * noise), f"{model} {rounded(more)}"
 
 
 def svm_is_behind(study: Study, data: str):
@@ -642,7 +642,7 @@ def gpu_gain(study: Study, data: str, model: str, claimed: int):
             ends = [rows[0][f"step_ms_{a}"] / rows[1][f"step_ms_{b}"]
                     for a, b in (("min", "max"), ("max", "min"))]  # fmt: skip
             sign = claimed * above(2, min(gain, *ends), max(gain, *ends))
-            yield sign, f"{show(gpu.factors['optimizer'])} {short(gain)} times as fast"
+            yield sign, f"{show(gpu.factors['optimizer'])} {rounded(gain)} times as fast"
 
 
 def adam_is_best(study: Study, data: str):
