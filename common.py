@@ -533,28 +533,23 @@ def run_grid(
     path = args.results_dir / f"{name}.csv"
     before = {(key_of(path, row), row["finished_utc"]) for row in read_rows(path)}
     remaining = partial(unfinished, path, before=before, again=lambda row: args.force or again(row))
-    todo, failures, elsewhere = remaining(jobs), 0, 0
+    todo, failures = remaining(jobs), 0
     say(f"{path}: {sum(map(len, todo))} of {sum(map(len, jobs))} rows to run")
     if args.dry_run:
         return list_times(todo, seconds)
     # A process that is killed after its last row leaves its checkpoint.
-    stale = [job for job in jobs if checkpoint_file(path, job).exists()]
+    stale = [job for job in jobs if job not in todo and checkpoint_file(path, job).exists()]
     if todo:
         begin(path)
     for place, job in enumerate(todo + stale, 1):
         scratch = checkpoint_file(path, job)
-        try:
-            with FileLock(scratch.with_suffix(".lock"), timeout=0):
-                # Another process may have been here meanwhile. What is stale is only removed.
-                for rows in remaining([job]) if place <= len(todo) else ():
-                    say(f"[{place}/{len(todo)}] {label(rows[0])}")
-                    failures += run_job(path, rows, run(rows, scratch))
-                remove_checkpoint(scratch)
-        except Timeout:
-            elsewhere += place <= len(todo)
-    if elsewhere:
-        left = sum(map(len, remaining(todo)))
-        say(f"{elsewhere} jobs were left to other processes, {left} rows are not there yet")
+        with contextlib.suppress(Timeout), FileLock(scratch.with_suffix(".lock"), timeout=0):
+            for rows in remaining([job]):  # unless another process has been here meanwhile
+                say(f"[{place}/{len(todo)}] {label(rows[0])}")
+                failures += run_job(path, rows, run(rows, scratch))
+            remove_checkpoint(scratch)
+    if left := sum(map(len, remaining(todo))):
+        say(f"{left} rows are left to other processes")
     # torchrun ends all processes as soon as one exits with 1: there only the rows tell of failures.
     return 1 if failures and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 
