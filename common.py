@@ -533,7 +533,7 @@ def run_grid(
     path = args.results_dir / f"{name}.csv"
     before = {(key_of(path, row), row["finished_utc"]) for row in read_rows(path)}
     remaining = partial(unfinished, path, before=before, again=lambda row: args.force or again(row))
-    todo, failures = remaining(jobs), 0
+    todo, failures, elsewhere = remaining(jobs), 0, []
     say(f"{path}: {sum(map(len, todo))} of {sum(map(len, jobs))} rows to run")
     if args.dry_run:
         return list_times(todo, seconds)
@@ -543,13 +543,16 @@ def run_grid(
         begin(path)
     for place, job in enumerate(todo + stale, 1):
         scratch = checkpoint_file(path, job)
-        with contextlib.suppress(Timeout), FileLock(scratch.with_suffix(".lock"), timeout=0):
-            for rows in remaining([job]):  # unless another process has been here meanwhile
-                say(f"[{place}/{len(todo)}] {label(rows[0])}")
-                failures += run_job(path, rows, run(rows, scratch))
-            remove_checkpoint(scratch)
-    if left := sum(map(len, remaining(todo))):
-        say(f"{left} rows are left to other processes")
+        try:
+            with FileLock(scratch.with_suffix(".lock"), timeout=0):
+                for rows in remaining([job]):  # unless another process has been here meanwhile
+                    say(f"[{place}/{len(todo)}] {label(rows[0])}")
+                    failures += run_job(path, rows, run(rows, scratch))
+                remove_checkpoint(scratch)
+        except Timeout:
+            elsewhere.append(job)
+    if left := sum(map(len, remaining(elsewhere))):
+        say(f"rows that are left to other processes: {left}")
     # torchrun ends all processes as soon as one exits with 1: there only the rows tell of failures.
     return 1 if failures and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, SMALL, assert_refused, finish, read, start
+from filelock import FileLock
 
 import common
 import train_svm
@@ -66,6 +67,8 @@ def test_a_failed_run_is_a_row_and_the_others_go_on(tmp_path, capsys, error, sta
     assert f"digits seed=1: {status}, {row['reason']}" in capsys.readouterr().out
     assert run(tmp_path, errors={0: error, 2: error}) == 0
     assert set(statuses(tmp_path).values()) == {"ok"}, "only the failed one was run again"
+    assert run(tmp_path, "--force", errors={1: error}) == 1
+    assert "other processes" not in capsys.readouterr().out
 
 
 def test_a_mistake_in_the_program_is_shown_and_is_no_row(tmp_path):
@@ -104,6 +107,16 @@ def test_rows_that_another_command_finishes_meanwhile_are_not_run(tmp_path, monk
     monkeypatch.setattr(common, "begin", run_other)
     assert run(tmp_path, *flags, errors=dict.fromkeys(range(3), ZeroDivisionError())) == 0
     assert statuses(tmp_path) == dict.fromkeys(range(3), "ok")
+
+
+def test_a_job_that_another_process_holds_is_left_to_it(tmp_path, capsys):
+    job = [{"dataset": "digits", "seed": 1}]
+    lock = common.checkpoint_file(tmp_path / "rows.csv", job).with_suffix(".lock")
+    lock.parent.mkdir()
+    with FileLock(lock):
+        assert run(tmp_path) == 0
+    assert statuses(tmp_path) == {0: "ok", 2: "ok"}
+    assert "rows that are left to other processes: 1\n" in capsys.readouterr().out
 
 
 REFUSALS = {
