@@ -350,31 +350,23 @@ def fit(
 # fmt: off
 ENVIRONMENT = ("device_name", "cpu_name", "threads", "python", "torch", "torchvision", "sklearn",
                "numpy", "commit", "finished_utc")
-ACCURACY = ("status", "reason", "n_train", "n_val", "n_test", "val_accuracy", "test_accuracy")
-TRAINING = ("dataset", "limit", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs",
-            "pin_memory", "amp", "precision", "device", "seed", "split_seed")
-TRAINED = (*ACCURACY, "train_time_ms", "predict_time_ms", "training_flops")
+RESULTS = ("status", "reason", "n_train", "n_val", "n_test", "val_accuracy", "test_accuracy",
+           "train_time_ms", "predict_time_ms", "training_flops")
 # The columns of each file: what was run, then status, then what came out; the longest comes last.
 COLUMNS = {
-    "resnet": (*TRAINING, *TRAINED, "precision_reason", "split_id", "weights_sha256", *ENVIRONMENT,
-               "history"),
+    "resnet": ("dataset", "limit", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs",
+               "pin_memory", "amp", "precision", "device", "seed", *RESULTS, "split_id",
+               "weights_sha256", *ENVIRONMENT, "history"),
     "svm": ("dataset", "limit", "kernel", "C", "gamma", "degree", "coef0", "solver", "seed",
-            "split_seed", *ACCURACY, "fit_time_ms", "predict_time_ms", "training_flops",
-            "support_vectors", "iterations", "gamma_value", "split_id", *ENVIRONMENT),
-    "devices": (*TRAINING, *TRAINED, "step_ms", "step_ms_min", "step_ms_max", "windows",
-                "peak_memory_mib", "precision_reason", "split_id", "weights_sha256", *ENVIRONMENT),
+            *RESULTS, "support_vectors", "iterations", "gamma_value", "split_id", *ENVIRONMENT),
 }
-# Columns of text; all others hold numbers. Some know few words, and not true or n/a, which other
-# software rewrites.
-TEXT = {"dataset", "arch", "optimizer", "pin_memory", "amp", "precision", "device", "kernel",
-        "solver", "status", "reason", "precision_reason", "split_id", "weights_sha256", "history",
-        *ENVIRONMENT} - {"threads"}
-WORDS = {"status": ("ok", "diverged", "out_of_memory"), "pin_memory": ("yes", "no"),
-         "amp": ("yes", "no")}
+NUMBERS = {"limit", "lr", "momentum", "batch_size", "epochs", "seed", "C", "gamma", "degree",
+           "coef0", *RESULTS[2:], "support_vectors", "iterations", "gamma_value", "threads"}
 KEY = {name: columns[: columns.index("status")] for name, columns in COLUMNS.items()}
 # Cells that a finished row may lack; a failed one may lack all but its key.
-OPTIONAL = {"limit", "momentum", "degree", "coef0", "reason", "training_flops", "peak_memory_mib",
-            "history", "weights_sha256"}
+OPTIONAL = {"limit", "momentum", "degree", "coef0", "reason", "training_flops", "history",
+            "weights_sha256"}
+STATUSES = ("ok", "diverged", "failed")
 # fmt: on
 
 
@@ -436,44 +428,40 @@ def write_file(path: Path, content: bytes) -> None:
 def parse_cell(name: str, text: str):
     """A cell's value: a text, a number, or None if it is empty. Raises ValueError."""
     text = text.strip()
-    if name in TEXT or not text or (name == "gamma" and text in ("scale", "auto")):
-        if text in WORDS.get(name, [text]):
-            return text or None
-    else:
-        words = name.split("_")
-        low = 1e-30 if words[0] in ("n", "epochs") or {"ms", "flops"} & {*words} else 0
-        high = 1 if name.endswith("accuracy") else 1e30
-        with contextlib.suppress(ValueError):
-            return number(int if text.isdecimal() else float, low, high)(text)
-    raise ValueError(f"{name} is {text!r:.80}")
+    if not text or name not in NUMBERS or (name == "gamma" and text in ("scale", "auto")):
+        return text or None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := int(text) if text.isdecimal() else float(text)):
+            return value
+    raise ValueError(f"{name} is {text!r:.80}, which is no number")
 
 
 def read_rows(path: Path) -> list[dict]:
     """The rows of a results file, none if it is absent: numbers as numbers, empty cells as None.
 
-    What other software rewrites without loss (70.0, 1E-02, CR line ends, blank lines) is accepted;
-    else this exits 2 and names file, line, column and value."""
-    columns, rows, lines = COLUMNS[path.stem], [], csv.reader(())
+    Columns may stand in any order, with others beside them. What other software rewrites without
+    loss (70.0, 1E-02, CR line ends, blank lines) is accepted; else this exits 2 and names the line
+    and the column."""
+    columns, rows, lines = COLUMNS[path.stem], [], None
     csv.field_size_limit(2**31 - 1)  # a long training's history is longer than the default
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is not a file")
         text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
-        lines = csv.reader(io.StringIO(text), strict=True)
-        names = next(lines, columns)
-        if tuple(names) != columns:
-            odd = ", ".join(sorted({*names} ^ {*columns})) or "their order"
-            raise ValueError(f"other columns than this version writes ({odd:.200})")
-        for cells in filter(None, lines):
-            if len(cells) != len(columns):
-                raise ValueError(f"there are {len(cells)} cells, not {len(columns)}")
-            row = {name: parse_cell(name, text) for name, text in zip(columns, cells, strict=True)}
+        lines = csv.DictReader(io.StringIO(text), strict=True)
+        for cells in lines:
+            if None in cells or None in cells.values():  # DictReader's sign of a cell too many
+                raise ValueError("there are more or fewer cells than columns")
+            found = {name: parse_cell(name, cell) for name, cell in cells.items()}
+            row = dict.fromkeys(columns) | found
+            if row["status"] not in STATUSES:
+                raise ValueError(f"status is {row['status']!r:.80}, not {', '.join(STATUSES)}")
             needed = columns if row["status"] == "ok" else KEY[path.stem]
             if lacking := [name for name in needed if row[name] is None and name not in OPTIONAL]:
                 raise ValueError(f"the row has no {lacking[0]}")
             rows.append(row)
     except (OSError, ValueError, csv.Error) as error:
-        where = f"{path}, line {lines.line_num}" if lines.line_num else path
+        where = f"{path}, line {lines.line_num}" if lines else path
         fail(f"{where}: {error}; mend or remove it, or use another --results-dir")
     return rows
 
@@ -492,9 +480,11 @@ def save_row(path: Path, row: dict) -> None:
         if row["status"] != "ok" and any(old["status"] == "ok" for old in same):
             return
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS[path.stem], lineterminator="\n")
+        rows = [*(old for old in rows if old not in same), row]
+        columns = dict.fromkeys([*COLUMNS[path.stem], *rows[0]])  # somebody's own ones, too
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*(old for old in rows if old not in same), row])
+        writer.writerows(rows)
         write_file(path, text.getvalue().encode())
 
 
