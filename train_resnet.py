@@ -5,20 +5,18 @@
 
 Without flags it trains ResNet-18 on MNIST: Adam, lr 1e-3, batch size 32, 5 epochs.
 Writes one row for each entry of --epochs to results/resnet.csv; finished rows are skipped.
-train_time_ms covers the training steps and the making of their batches, summed over the epochs. It
-covers no loading, no validation and no test; predict_time_ms covers the prediction of all test
-images. training_flops is epochs x images x FLOPs of a forward and a backward pass.
+results/README.md explains its columns.
 """
 
 import copy
+import hashlib
 import io
 import json
-import os
-from argparse import BooleanOptionalAction
-from collections.abc import Iterator
+import time
+import zipfile
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor, nn, optim
@@ -29,7 +27,8 @@ from torchvision import models
 import common
 from common import number, say
 
-CHECKPOINT_SECONDS = 30  # of training between two checkpoints, at least
+CODE = hashlib.sha256(Path(__file__).read_bytes() + Path(common.__file__).read_bytes()).hexdigest()
+CHECKPOINT_SECONDS = 30  # between two checkpoints, at least
 # make(weights=None, num_classes=10) gives a network, whose first convolution gets one channel.
 ARCHITECTURES = {name: getattr(models, name) for name in ("resnet18", "resnet34", "resnet50")}
 
@@ -46,19 +45,23 @@ def sgd(parameters, lr: float, momentum: float) -> optim.SGD:
     return optimizer
 
 
-# make(parameters, lr=..., and its own factors: momentum or none). With weight decay (AdamW), taps
-# that TrimmedConv2d leaves out would shrink in torchvision's network and do not in ours.
+# make(parameters, lr=..., and its own factors: momentum or none).
 OPTIMIZERS = {"sgd": (sgd, ("momentum",)), "adam": (partial(optim.Adam, fused=True), ())}
+# Only these train networks with trimmed kernels: they leave a weight alone whose gradient is zero.
+TRIMMING = ("sgd", "adam")
 
 
 # --- the network ---------------------------------------------------------------------------------
+def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Its name and itself."""
+    return next(item for item in network.named_modules() if isinstance(item[1], nn.Conv2d))
 
 
 def build_network(arch: str, seed: int) -> nn.Module:
     """A network with random weights, one input channel and 10 classes, on the CPU."""
     torch.manual_seed(seed)
     network = ARCHITECTURES[arch](weights=None, num_classes=common.CLASSES)
-    name, conv = next(item for item in network.named_modules() if isinstance(item[1], nn.Conv2d))
+    name, conv = first_convolution(network)
     shape = conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation
     grey = nn.Conv2d(1, *shape, bias=conv.bias is not None, padding_mode=conv.padding_mode)
     nn.init.kaiming_normal_(grey.weight, mode="fan_out", nonlinearity="relu")
@@ -68,12 +71,15 @@ def build_network(arch: str, seed: int) -> nn.Module:
 
 @cache
 def training_flops(arch: str) -> int:
-    """FLOPs of training on one 1x28x28 image, forward and backward, 2 for each multiply-accumulate,
-    with all of the network's taps."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        images, labels = torch.empty(2, 1, common.SIZE, common.SIZE), torch.zeros(2).long()
-        F.cross_entropy(build_network(arch, seed=0)(images), labels).backward()
-    return counter.get_total_flops() // 2  # there are two, because BatchNorm cannot train on one
+    """FLOPs of training on one 1x28x28 image, 2 for each multiply-accumulate, with all of the
+    network's taps: the forward pass, and as much for the gradients of weights and for those of
+    inputs, which the first convolution does not need."""
+    network = build_network(arch, seed=0).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, common.SIZE, common.SIZE))
+    name, _ = first_convolution(network)
+    first = counter.get_flop_counts()[f"{type(network).__name__}.{name}"]
+    return 3 * counter.get_total_flops() - sum(first.values())
 
 
 class TrimmedConv2d(nn.Module):
@@ -128,39 +134,34 @@ class TrimmedConv2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def can_be_trimmed(conv: nn.Conv2d, maps: list[tuple]) -> bool:
-    """Whether TrimmedConv2d computes a convolution that meets maps of these (height, width)."""
-    plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
-    plain &= conv.weight.requires_grad and not conv._forward_pre_hooks
-    pairs = (*maps, conv.kernel_size, conv.stride, conv.padding)  # padding="same" is no pair
-    square = all(len(set(pair)) == 1 for pair in pairs)
-    return plain and square and len(maps) == 1 and conv.groups == 1 and conv.dilation == (1, 1)
-
-
 def trim_dead_taps(network: nn.Module, size: int = common.SIZE) -> nn.Module:
-    """Put TrimmedConv2d in place of each convolution that it can compute, for images [n, 1, size,
-    size]: the same function and the same training with less work."""
+    """Put TrimmedConv2d in place of a ResNet's convolutions that it can compute, for images [n, 1,
+    size, size]: the same function and the same training with less work."""
     maps, probe = {}, copy.deepcopy(network).eval()
     for name, module in probe.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(
-                lambda _, inputs, name=name: maps.setdefault(name, []).append(inputs[0].shape[2:])
+                lambda _, inputs, name=name: maps.update({name: inputs[0].shape[2:]})
             )
     with torch.no_grad():
         probe(next(network.parameters()).new_zeros(1, 1, size, size))
-    for name, met in maps.items():
-        if can_be_trimmed(network.get_submodule(name), met):
-            trimmed = TrimmedConv2d(network.get_submodule(name), met[0][0])
-            network.set_submodule(name, trimmed)
-    return network.to(memory_format=torch.channels_last)
+    for name, shape in maps.items():
+        conv = network.get_submodule(name)
+        pairs = (shape, conv.kernel_size, conv.stride, conv.padding)  # padding="same" is no pair
+        plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
+        plain &= conv.groups == 1 and conv.dilation == (1, 1) and not conv._forward_hooks
+        if plain and all(len(set(pair)) == 1 for pair in pairs):
+            network.set_submodule(name, TrimmedConv2d(conv, shape[0]))
+    return network
 
 
 # --- training ------------------------------------------------------------------------------------
-
-
 def build(row: dict, scale: tuple[float, float]):
     """The model of a row on its device, its optimizer, and its GradScaler, which works in fp16."""
-    network = trim_dead_taps(build_network(row["arch"], row["seed"]))
+    network = build_network(row["arch"], row["seed"])
+    if row["optimizer"] in TRIMMING and type(network) is models.ResNet:
+        network = trim_dead_taps(network)
+    network = network.to(memory_format=torch.channels_last)
     model = common.Classifier(network, scale, getattr(torch, row["precision"])).to(row["device"])
     make, own = OPTIMIZERS[row["optimizer"]]
     optimizer = make(model.parameters(), lr=row["lr"], **{name: row[name] for name in own})
@@ -168,56 +169,60 @@ def build(row: dict, scale: tuple[float, float]):
     return model, optimizer, scaler
 
 
-def train(rows: list[dict], scratch: Path | None, *, args) -> Iterator[dict]:
-    """Train once, to the largest epochs of rows that differ in nothing else; yield each completed.
-    With a scratch path, keep checkpoints there and go on from one."""
-    by_epochs, first = {row["epochs"]: row for row in rows}, rows[0]
-    split = common.load_split(
-        first["dataset"], args.data_dir, split_seed=first["split_seed"], limit=first["limit"]
-    )
-    parts, state, done, unsaved = build(first, split.scale), identity(first, split), [], 0.0
-    if scratch:
-        done = load_checkpoint(scratch, state, parts, before=min(by_epochs))
-    for history in common.fit(
-        *parts, split.train, split.val, epochs=max(by_epochs), batch_size=first["batch_size"],
-        seed=first["seed"], pin_memory=first["pin_memory"] == "yes", label=common.label(first),
-        history=done,
-    ):  # fmt: skip
-        if row := by_epochs.get(len(history)):
-            yield complete(row, history, parts[0], split)
-            # The caller has saved the row: now nothing that fails can lose it.
-            if args.save_model:
-                save_model(file_of(args.save_model, row), parts[0])
-        unsaved += history[-1]["train_time_ms"] / 1e3
-        if scratch and unsaved >= CHECKPOINT_SECONDS and len(history) < max(by_epochs):
+def train(rows: list[dict], scratch: Path, *, data_dir: Path, save_model=None) -> Iterator[dict]:
+    """Train once, to the epochs of each row in turn, in which alone they differ; yield each
+    completed. Checkpoints are kept in scratch. save_model is a folder for weights, or None."""
+    first, last, saved = rows[0], rows[-1]["epochs"], time.monotonic()
+    split = common.load_split(first["dataset"], data_dir, seed=first["seed"], limit=first["limit"])
+    state = identity(first, split)
+    parts, history = resume(scratch, state, first["epochs"], partial(build, first, split.scale))
+    model, optimizer, scaler = parts
+    # What a network of one's own may fail in is tried before the training.
+    training_flops(first["arch"]), weights_sha256(model)
+
+    def keep(history: list[dict]) -> None:
+        nonlocal saved
+        if time.monotonic() - saved >= CHECKPOINT_SECONDS and len(history) < last:
             save_checkpoint(scratch, state, parts, history)
-            unsaved = 0.0
+            saved = time.monotonic()
+
+    for row in rows:
+        history = common.fit(
+            model, optimizer, split.train, split.val, epochs=row["epochs"],
+            batch_size=row["batch_size"], seed=row["seed"], scaler=scaler,
+            pin_memory=row["pin_memory"] == "yes", label=common.describe(row), history=history,
+            after_epoch=keep,
+        )  # fmt: skip
+        row |= split.columns
+        yield row | results(row, history, model, split.test)
+        if save_model:  # the row is saved: now nothing that fails can lose it
+            write_model(file_of(save_model, row), model)
 
 
-def complete(row: dict, history: list[dict], model: common.Classifier, split) -> dict:
-    """A row with all that came out of its training."""
-    device = torch.device(row["device"])
-    start = common.synchronized_time(device)
-    _, test_accuracy = common.evaluate(model, split.test)
-    predict_time_ms = 1e3 * (common.synchronized_time(device) - start)
-    images = len(history) * len(split.train.labels)
-    return row | split.columns | {
+def results(row: dict, history: list[dict], model: common.Classifier, test: common.Part) -> dict:
+    """The columns of what came out of a training, with the one evaluation on test images."""
+    start = common.synchronized_time()
+    _, test_accuracy = common.evaluate(model, test)
+    return {
         "val_accuracy": history[-1]["val_accuracy"],
         "test_accuracy": test_accuracy,
         "train_time_ms": sum(epoch["train_time_ms"] for epoch in history),
-        "predict_time_ms": predict_time_ms,
-        "training_flops": images * training_flops(row["arch"]),
-        "precision_reason": common.pick_precision(device, row["amp"] == "yes")[1],
-        "weights_sha256": common.sha256(*model.network.state_dict().values()),
+        "predict_time_ms": 1e3 * (common.synchronized_time() - start),
+        "training_flops": len(history) * row["n_train"] * training_flops(row["arch"]),
+        "weights_sha256": weights_sha256(model),
         "history": json.dumps(history),
-    }  # fmt: skip
+    }
+
+
+def weights_sha256(model: common.Classifier) -> str:
+    return common.sha256(*model.network.state_dict().values())
 
 
 def identity(row: dict, split: common.Split) -> str:
     """What must be equal for a checkpoint to be used."""
     where = common.environment(torch.device(row["device"]))
-    where = [where[name] for name in ("device_name", "cpu_name", "threads", "torch", "commit")]
-    return str([row | {"epochs": 0}, split.columns, where])
+    where = [where[name] for name in ("device_name", "cpu_name", "threads", "torch")]
+    return str([row | {"epochs": 0}, split.columns, where, CODE])
 
 
 def write_tensors(path: Path, content: dict) -> None:
@@ -237,24 +242,22 @@ def save_checkpoint(path: Path, own: str, parts, history: list[dict]) -> None:
         say(f"no checkpoint: {error}")
 
 
-def load_checkpoint(path: Path, own: str, parts, before: int) -> list[dict]:
-    """Bring the parts to the saved state and return its history. Without a file, or if it is
-    damaged, of another training or past epoch `before`, change nothing and return []."""
-    if not path.is_file():
-        return []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["identity"] != own:
-            raise ValueError("it is of other code, versions, threads, hardware or data")
-        if len(state["history"]) >= before:
-            raise ValueError(f"it is past epoch {before}")
-    except Exception as error:  # torch raises anything
-        say(f"training starts anew; {path} is not used: {common.first_line(error)}")
-        return []
-    for part, saved in zip(parts, state["parts"], strict=True):
-        part.load_state_dict(saved)
-    say(f"training resumes after epoch {len(state['history'])}, from {path}")
-    return state["history"]
+def resume(path: Path, own: str, most: int, make: Callable) -> tuple:
+    """The parts that make() gives and their history: as a checkpoint has them, or new and [] if
+    there is none that fits."""
+    if path.is_file():
+        try:
+            state, parts = torch.load(path, map_location="cpu", weights_only=True), make()
+            history = state["history"]
+            if state["identity"] != own or len(history) > most:
+                raise ValueError(f"it is of another training or machine, or past epoch {most}")
+            for part, saved in zip(parts, state["parts"], strict=True):
+                part.load_state_dict(saved)
+            say(f"training resumes after epoch {len(history)}, from {path}")
+            return parts, history
+        except Exception as error:  # torch raises anything
+            say(f"training starts anew; {path} is not used: {common.first_line(error)}")
+    return make(), []
 
 
 def file_of(folder: Path, row: dict) -> Path:
@@ -263,7 +266,7 @@ def file_of(folder: Path, row: dict) -> Path:
     return folder / ("-".join(values).replace("/", "_") + ".pt")
 
 
-def save_model(path: Path, model: common.Classifier) -> None:
+def write_model(path: Path, model: common.Classifier) -> None:
     """Write the weights, which torchvision's network loads, and the pixels' mean and deviation."""
     weights = {name: v.cpu().contiguous() for name, v in model.network.state_dict().items()}
     mean, std = model.scale
@@ -271,69 +274,54 @@ def save_model(path: Path, model: common.Classifier) -> None:
     say(f"saved {path}")
 
 
-def time_steps(row: dict, *, windows: int, steps: int) -> list[float]:
-    """Train a model to throw away on random images: for each window the mean ms of a step. The
-    first window, a warm-up of 3 steps, is left out."""
-    device, size, times = torch.device(row["device"]), row["batch_size"], []
-    parts = build(row, (0.0, 255.0))
+# --- estimates -----------------------------------------------------------------------------------
+@cache
+def step_seconds(steps: int = 9, **row) -> float:
+    """Mean time of a training step on random images, after a warm-up of three."""
+    size, parts = row["batch_size"], build({"lr": 1e-3, "seed": 0, **row}, (0.0, 255.0))
     images = torch.randint(256, (size, common.SIZE, common.SIZE), dtype=torch.uint8)
     part = common.Part(images, torch.arange(size) % common.CLASSES)
-    for count in (3, *[steps] * windows):
-        start = common.synchronized_time(device)
-        common.train_epoch(
-            *parts, part, torch.arange(size).repeat(count), size,
-            pin_memory=row["pin_memory"] == "yes", label="steps",
-        )  # fmt: skip
-        times.append(1e3 * (common.synchronized_time(device) - start) / count)
-    return times[1:]
-
-
-@cache
-def step_seconds(**row) -> float:
-    """Measured time of a training step, the median of three windows."""
-    rest = {"pin_memory": "no", "lr": 1e-3, "momentum": 0.9, "seed": 0}
-    return median(time_steps(row | rest, windows=3, steps=3)) / 1e3
+    for count in (3, steps):
+        order, start = torch.arange(size).repeat(count), common.synchronized_time()
+        common.train_epoch(*parts, part, order, size, pin_memory=False, label="steps")
+    return (common.synchronized_time() - start) / steps
 
 
 def estimate_seconds(rows: list[dict]) -> float:
     """About how long a training takes, from a few steps on this machine; evaluating an image is
     taken as a third of training on it."""
-    row, epochs = rows[0], max(row["epochs"] for row in rows)
+    row, epochs = rows[0], rows[-1]["epochs"]
     total = row["limit"] or common.DATASETS[row["dataset"]][0]
     n_train, n_val, n_test = common.part_sizes(total)
     images = epochs * (n_train + n_val / 3) + len(rows) * n_test / 3
-    names = ("arch", "optimizer", "batch_size", "precision", "device")
+    names = ("arch", "optimizer", "momentum", "batch_size", "precision", "device")
     return step_seconds(**{name: row[name] for name in names}) * images / row["batch_size"]
 
 
 # --- command line --------------------------------------------------------------------------------
+def grid(args) -> list[dict]:
+    """The rows of all trainings that the flags ask for."""
+    rows = []
+    for device in dict.fromkeys(map(common.pick_device, args.device)):
+        precision = str(common.pick_precision(device, args.amp)).removeprefix("torch.")
+        say(f"{device.type}: {common.device_name(device)}, {precision}")
+        for row in common.combinations(
+            dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
+            optimizer=args.opt, lr=args.lr,
+            # Without a GPU there is nothing to copy from page-locked memory.
+            pin_memory=args.pin_memory if device.type == "cuda" else ["no"], epochs=args.epochs,
+        ):  # fmt: skip
+            _, own = OPTIMIZERS[row["optimizer"]]
+            rows.append(row | {
+                "limit": args.limit, "device": device.type, "amp": "yes" if args.amp else "no",
+                "precision": precision, "momentum": args.momentum if "momentum" in own else None,
+            })  # fmt: skip
+    return rows
 
 
-def grid(args, device: torch.device) -> list[list[dict]]:
-    """The rows of all trainings that the flags ask for on a device, a list for each training."""
-    precision, _ = common.pick_precision(device, args.amp)
-    constant = {
-        "limit": args.limit, "device": device.type, "amp": "yes" if args.amp else "no",
-        "precision": str(precision).removeprefix("torch."),
-    }  # fmt: skip
-    jobs = []
-    for values in common.combinations(
-        dataset=args.dataset, seed=args.seed, arch=args.arch, batch_size=args.bs,
-        optimizer=args.opt, lr=args.lr,
-        # Without a GPU there is nothing to copy from page-locked memory.
-        pin_memory=args.pin_memory if device.type == "cuda" else ["no"],
-    ):  # fmt: skip
-        _, own = OPTIMIZERS[values["optimizer"]]
-        values |= constant | {"momentum": args.momentum if "momentum" in own else None}
-        values["split_seed"] = values["seed"] if args.split_seed is None else args.split_seed
-        jobs.append([values | {"epochs": epochs} for epochs in sorted(set(args.epochs))])
-    return jobs
-
-
-def make_parser(doc: str):
-    """A parser with the flags of every script that trains ResNets."""
+def parse_args(argv: list[str] | None = None, doc: str = __doc__, **defaults):
     parser = common.make_grid_parser(doc)
-    add = parser.add_argument_group("factors, each with one or more values").add_argument
+    add = parser.add_argument_group("what is trained, each with one or more values").add_argument
     # fmt: off
     add("--arch", nargs="+", choices=ARCHITECTURES, default=["resnet18"], help="network")
     add("--opt", "--optimizer", nargs="+", choices=OPTIMIZERS, default=["adam"], help="optimizer")
@@ -344,44 +332,32 @@ def make_parser(doc: str):
     add("--epochs", nargs="+", type=number(int, 1, 10_000), default=[5], metavar="N",
         help="3 5 is one training and two rows")
     add("--pin-memory", nargs="+", choices=["yes", "no"], default=["yes"],
-        help="copy batches to a GPU from page-locked memory")
-    parser.add_argument("--amp", action=BooleanOptionalAction, default=True,
-                        help="bf16 or fp16 where the device is made for it")
+        type=lambda text: {"True": "yes", "False": "no"}.get(text, text),
+        help="whether batches are copied to a GPU from page-locked memory")
+    add("--device", nargs="+", choices=["auto", "cpu", "cuda"], default=["auto"],
+        help="auto is a GPU if one can be used, else the CPU")
+    parser.add_argument("--no-amp", dest="amp", action="store_false",
+                        help="compute in float32, also where the device is made for bf16 or fp16")
     parser.add_argument("--momentum", type=number(float, 0, 1), default=0.9, metavar="M",
                         help="of optimizers that have one")
-    # fmt: on
-    return parser
-
-
-def parse_args(argv: list[str] | None = None):
-    parser = make_parser(__doc__)
-    # fmt: off
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
-                        help="auto is a GPU if one can be used, else the CPU")
     parser.add_argument("--save-model", type=Path, metavar="DIR",
-                        help="write the weights of each row")
+                        help="write the weights of each row, of finished ones, too")
     # fmt: on
+    parser.set_defaults(**defaults)
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    device = common.pick_device(args.device)
-    precision, reason = common.pick_precision(device, args.amp)
-    say(f"{device} ({common.device_name(device)}), precision {precision} ({reason})")
-    if args.save_model and not args.dry_run:
-        args.save_model.mkdir(parents=True, exist_ok=True)
-        if not os.access(args.save_model, os.W_OK):
-            common.fail(f"--save-model {args.save_model}: the folder cannot be written to")
-
-    def lacks_model(row: dict) -> bool:
-        path = args.save_model and file_of(args.save_model, row)
-        return bool(path and not (path.is_file() and path.stat().st_size))
-
-    run = partial(train, args=args)
+def main(argv: list[str] | None = None, parse: Callable = parse_args) -> int:
+    args = parse(argv)
+    rows, folder = grid(args), args.save_model
+    if folder and not args.dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
     return common.run_grid(
-        args, "resnet", grid(args, device), run, estimate_seconds, again=lacks_model
-    )
+        args.results_dir / "resnet.csv", rows,
+        partial(train, data_dir=args.data_dir, save_model=folder), estimate_seconds,
+        dry_run=args.dry_run,
+        again=lambda row: args.force or (folder and not zipfile.is_zipfile(file_of(folder, row))),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

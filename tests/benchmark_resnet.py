@@ -29,14 +29,14 @@ WINDOWS, STEPS = 7, 20
 
 
 def plain_loop(arch: str, batch_size: int, data_dir: Path):
-    """A function that runs a window of the plain loop and returns the mean ms of a step."""
+    """A function that runs a window of the plain loop and returns the mean seconds of a step."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.286, 0.353)])
     dataset = FashionMNIST(data_dir, transform=transform, download=True)
     batches = iter(DataLoader(dataset, batch_size, shuffle=True, num_workers=2))
     network = train_resnet.build_network(arch, seed=0).train()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
 
-    def run() -> list[float]:
+    def run() -> float:
         start = time.perf_counter()
         for _ in range(STEPS):
             images, labels = next(batches)
@@ -45,7 +45,7 @@ def plain_loop(arch: str, batch_size: int, data_dir: Path):
             loss.backward()
             optimizer.step()
             loss.item()
-        return [1e3 * (time.perf_counter() - start) / STEPS]
+        return (time.perf_counter() - start) / STEPS
 
     return run
 
@@ -57,24 +57,22 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     args = parser.parse_args()
     cpu = torch.device("cpu")
-    amp, reason = common.pick_precision(cpu, amp=True)
-    print(
-        f"{common.device_name(cpu)}, {torch.get_num_threads()} threads, AMP is {amp} ({reason})\n"
-    )
+    amp = common.pick_precision(cpu, amp=True)
+    print(f"{common.device_name(cpu)}, {torch.get_num_threads()} threads, AMP is {amp}\n")
     print("| network | batch | loop | step (ms) | plain / this |\n" + "| --- " * 5 + "|")
     for arch, batch_size in product(args.arch, args.bs):
         loops = {"plain": plain_loop(arch, batch_size, args.data_dir)}
         for precision in dict.fromkeys(["float32", str(amp).removeprefix("torch.")]):
             row = {
                 "arch": arch, "optimizer": "adam", "lr": 1e-3, "device": "cpu", "seed": 0,
-                "batch_size": batch_size, "precision": precision, "pin_memory": "no",
+                "batch_size": batch_size, "precision": precision,
             }  # fmt: skip
-            own = partial(train_resnet.time_steps, row, windows=1, steps=STEPS)
-            loops[f"ours, {precision}"] = own
+            step = partial(train_resnet.step_seconds.__wrapped__, STEPS, **row)
+            loops[f"ours, {precision}"] = step
         loops["plain"]()  # to warm up, as ours does each time
         times = {name: [] for name in loops}
         for _, (name, run) in product(range(WINDOWS), loops.items()):  # they take turns
-            times[name] += run()
+            times[name].append(1e3 * run())
         for name, own in times.items():
             step = f"{median(own):.1f} ({min(own):.1f} - {max(own):.1f})"
             ratio = median(times["plain"]) / median(own)

@@ -80,10 +80,10 @@ def real_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits() -> common.Split:
-    return common.load_split("digits", Path("data"), split_seed=0)
+    return common.load_split("digits", Path("data"), seed=0)
 
 
 @pytest.fixture(scope="session")
 def small() -> common.Split:
     """100 digits: 70 / 10 / 20."""
-    return common.load_split("digits", Path("data"), split_seed=0, limit=100)
+    return common.load_split("digits", Path("data"), seed=0, limit=100)
