@@ -5,8 +5,8 @@
     python train_svm.py --kernel rbf --C 1 --gamma scale --solver sklearn
 
 Without flags it runs 24 settings: C 0.1 and 1, gamma scale, auto, 0.01 and 0.1, and for poly degree
-2 and 3. Writes one row for each setting to results/svm.csv; finished rows are skipped. fit_time_ms
-covers the fit alone, predict_time_ms the prediction of all test images. training_flops is
+2 and 3. Each setting is one row of results/svm.csv; finished rows are skipped. train_time_ms is the
+time of the fit alone, predict_time_ms that of all test images' predictions. training_flops is
 2 x features x kernel values computed in the fit, plus the FLOPs of its Cholesky factors.
 """
 
@@ -25,7 +25,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import _ovr_decision_function, check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -38,26 +38,25 @@ import common
 class Rows:
     """Rows of X for kernels, which use products, square_distances and numbers only.
 
-    values [n, features], whose squared lengths are squares [n], are X less a shift, float64. Or
-    X * unit holds bytes x (unit is 1 or 255), and values are x - 128, int8 or float32, whose inner
-    products are exact. Then adding the offsets [n] of both rows gives their product: x y =
+    values [n, features], whose squared lengths are squares [n], are X, float64. Or X * unit holds
+    bytes x (unit is 1 or 255), and values are x - 128, int8 or float32, whose inner products are
+    exact. Then adding the offsets [n] of both rows gives the product of bytes: x y =
     (x - 128) (y - 128) + offset_x + offset_y, offset_x = 128 sum(x) - 128^2 features / 2."""
 
     values: Tensor
     squares: Tensor
-    offsets: Tensor | None = None
+    offsets: Tensor
     unit: int = 1
 
     def __getitem__(self, at: Tensor | slice) -> "Rows":
-        offsets = None if self.offsets is None else self.offsets[at]
-        return Rows(self.values[at], self.squares[at], offsets, self.unit)
+        return Rows(self.values[at], self.squares[at], self.offsets[at], self.unit)
 
     def _multiply(self, others: "Rows") -> Tensor:
         """Inner products of the values [rows, others], of bytes int32."""
         if self.values.dtype == torch.int8:
             return torch._int_mm(self.values, others.values.T)
         products = self.values @ others.values.T
-        return products if self.offsets is None else products.int()
+        return products.int() if products.dtype == torch.float32 else products
 
     def _times(self, products: Tensor, factor: float) -> Tensor:
         """Products of values, times a factor, in units of X, float64."""
@@ -65,9 +64,7 @@ class Rows:
 
     def products(self, others: "Rows", factor: float = 1.0) -> Tensor:
         """factor a b of all rows a and others b of X, float64 [rows, others]."""
-        products = self._multiply(others)
-        if self.offsets is not None:
-            products.add_(self.offsets[:, None]).add_(others.offsets)
+        products = self._multiply(others).add_(self.offsets[:, None]).add_(others.offsets)
         return self._times(products, factor)
 
     def square_distances(self, others: "Rows", factor: float = 1.0) -> Tensor:
@@ -77,9 +74,9 @@ class Rows:
         return self._times(products.add_(self.squares[:, None]).clamp_(min=0), factor)
 
     def numbers(self) -> Tensor:
-        """X itself (for rbf, less the shift), float64 [n, features]."""
-        values = self.values.double()
-        return values if self.offsets is None else (values + 128) / self.unit
+        """X itself, float64 [n, features]."""
+        is_float = self.values.dtype == torch.float64
+        return self.values if is_float else (self.values.double() + 128) / self.unit
 
 
 def rbf(rows: Rows, others: Rows, svm) -> Tensor:
@@ -89,16 +86,7 @@ def rbf(rows: Rows, others: Rows, svm) -> Tensor:
 
 def poly(rows: Rows, others: Rows, svm) -> Tensor:
     """(gamma a b + coef0)^degree of all rows a and others b, float64 [rows, others]."""
-    return power(rows.products(others, svm.gamma_).add_(svm.coef0), svm.degree)
-
-
-def power(base: Tensor, degree: int) -> Tensor:
-    """base^degree by squaring, which is faster than pow from degree 4 on."""
-    if degree == 0:
-        return torch.ones_like(base)
-    if degree % 2:
-        return power(base, degree - 1).mul_(base)
-    return power(base, degree // 2).square_()
+    return rows.products(others, svm.gamma_).add_(svm.coef0).pow_(svm.degree)
 
 
 # A function of two sets of rows and the GramSVC, and the parameters that are its own: degree, coef0
@@ -106,16 +94,19 @@ def power(base: Tensor, degree: int) -> Tensor:
 KERNELS = {"poly": (poly, ("degree", "coef0")), "rbf": (rbf, ())}
 
 
+@cache
 def multiplies_bytes() -> bool:
-    """Whether this CPU has AVX512-VNNI, which multiplies int8 4 times as fast as float32."""
-    return torch.cpu._is_vnni_supported()
+    """Whether this CPU has AVX512-VNNI, which multiplies int8 4 times as fast as float32, and
+    oneDNN uses it; else (ONEDNN_MAX_CPU_ISA, some hypervisors) its large products are wrong."""
+    extremes = torch.tensor([[-128], [127]], dtype=torch.int8).repeat(1, 64)
+    exact = extremes.int() @ extremes.int().T
+    return torch.cpu._is_vnni_supported() and torch._int_mm(extremes, extremes.T).equal(exact)
 
 
 def to_bytes(X: np.ndarray, unit: int | None = None) -> tuple[np.ndarray, int] | None:
-    """X * unit as bytes, and the unit (1 or 255); None if X is not bytes, or too wide for exact
-    sums."""
-    # PyTorch 2.11 multiplies a single column wrong.
-    if not 2 <= X.shape[1] < (2**31 / 255**2 if multiplies_bytes() else 2**24 / 128**2):
+    """X * unit as bytes, and the unit (1 or 255); None if X holds other numbers or is too wide."""
+    # float32 is exact to 2^24. PyTorch 2.11 multiplies a single column wrong.
+    if not 2 <= X.shape[1] <= 2**24 / 128**2:
         return None
     unit = unit or (1 if X.max() > 1 else 255)
     whole = np.empty(X.shape, np.uint8)
@@ -137,10 +128,10 @@ def byte_rows(pixels: np.ndarray, unit: int) -> Rows:
     return Rows(values if multiplies_bytes() else values.float(), squares, offsets, unit)
 
 
-def float_rows(X: np.ndarray, shift: np.ndarray) -> Rows:
-    """Rows of X less a shift [features]."""
-    values = torch.from_numpy(X.astype(np.float64) - shift)
-    return Rows(values, values.square().sum(1))
+def float_rows(X: np.ndarray) -> Rows:
+    """Rows of any numbers."""
+    values = torch.from_numpy(X.astype(np.float64))
+    return Rows(values, values.square().sum(1), torch.zeros(len(values)))
 
 
 # --- the solver ----------------------------------------------------------------------------------
@@ -163,7 +154,7 @@ def float_rows(X: np.ndarray, shift: np.ndarray) -> Rows:
 VIOLATING = 600  # variables in a working set, if no more than half as many are between the bounds
 LARGEST = 3000  # working set: its kernel matrix takes 72 MB in each thread
 AT_ONCE = 100  # columns of the kernel matrix computed in one go: more would leave the cache
-KEPT_BYTES = 2**29  # of columns, in each thread
+KEPT_BYTES = 2**31  # of columns, in all threads together; one thread takes a quarter
 SMO_STEPS = 10  # at most, for each variable of a working set
 NEWTON_SIZE, NEWTON_STEPS = 1500, 3  # variables and steps at most, in one round
 PATIENCE = 100  # rounds for the objective to grow by 1e-4: huge kernel values may never reach tol
@@ -274,10 +265,10 @@ def working_set(can_rise, can_fall):
 
 class KernelMatrix:
     """The kernel matrix of n rows. Only what is asked for is computed; flops counts it. Columns are
-    kept, up to KEPT_BYTES."""
+    kept, up to `room` bytes."""
 
-    def __init__(self, kernel: Callable, rows: Rows):
-        self.kernel, self.rows, self.flops = kernel, rows, 0
+    def __init__(self, kernel: Callable, rows: Rows, room: float):
+        self.kernel, self.rows, self.room, self.flops = kernel, rows, room, 0
         self.kept, self.is_kept = [], np.zeros(len(rows.values), bool)
 
     def compute(self, rows: Rows, others: Rows) -> Tensor:
@@ -296,7 +287,7 @@ class KernelMatrix:
             w = new[start : start + AT_ONCE]
             columns = self.compute(self.rows[w], self.rows)
             total += (coef[w] @ columns).numpy()
-            if total.nbytes * (self.is_kept.sum() + len(w)) <= KEPT_BYTES:
+            if total.nbytes * (self.is_kept.sum() + len(w)) <= self.room:
                 self.kept.append((w, columns))
                 self.is_kept[w] = True
         return total
@@ -386,11 +377,11 @@ class GramSVC(ClassifierMixin, BaseEstimator):
             rows = byte_rows(pixels[order], self._unit)
         else:
             self.gamma_, self._unit = gamma_value(self.gamma, X), None
-            # Far from the origin, distances would lose what distinguishes rows.
-            self._shift = X.mean(0, np.float64) if self.kernel == "rbf" else np.zeros(X.shape[1])
-            rows = float_rows(X[order], self._shift)
+            rows = float_rows(X[order])
         pairs = list(combinations([slice(*ends) for ends in pairwise(starts)], 2))
-        solutions = in_threads(partial(self._solve_pair, rows), pairs)
+        # A share for each thread: first come, first served would make results depend on timing.
+        room = KEPT_BYTES / max(4, torch.get_num_threads())
+        solutions = in_threads(partial(self._solve_pair, rows, room), pairs)
         betas, intercepts, steps, violations, flops = zip(*solutions, strict=True)
         coef = np.zeros((len(y), len(pairs)))
         for column, (pair, beta) in enumerate(zip(pairs, betas, strict=True)):
@@ -405,11 +396,11 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         self.support_ = order[support]
         return self
 
-    def _solve_pair(self, rows: Rows, pair: tuple[slice, slice]) -> tuple:
+    def _solve_pair(self, rows: Rows, room: float, pair: tuple[slice, slice]) -> tuple:
         """Solve the problem of two classes, each a slice of the rows, the first one positive."""
-        (kernel, _), places = KERNELS[self.kernel], np.r_[pair]
+        (kernel, _), places = KERNELS[self.kernel], torch.from_numpy(np.r_[pair])
+        matrix = KernelMatrix(lambda *both: kernel(*both, self), rows[places], room)
         signs = np.where(places < pair[0].stop, 1.0, -1.0)
-        matrix = KernelMatrix(lambda *both: kernel(*both, self), rows[torch.from_numpy(places)])
         return solve(matrix, signs, self.C, self.tol)
 
     def _rows_to_decide(self, X: np.ndarray) -> tuple[Rows, Rows]:
@@ -417,8 +408,7 @@ class GramSVC(ClassifierMixin, BaseEstimator):
         if self._unit and (found := to_bytes(X, self._unit)):
             support, _ = to_bytes(self.support_vectors_, self._unit)
             return byte_rows(support, self._unit), byte_rows(*found)
-        shift = np.zeros(X.shape[1]) if self._unit else self._shift
-        return float_rows(self.support_vectors_, shift), float_rows(X, shift)
+        return float_rows(self.support_vectors_), float_rows(X)
 
     def _pair_decisions(self, X) -> np.ndarray:
         """Decision values of each pair of classes, float64 [n, pairs]; positive for its first."""
@@ -440,15 +430,8 @@ class GramSVC(ClassifierMixin, BaseEstimator):
 
     def _votes(self, decisions: np.ndarray) -> np.ndarray:
         """The pairs' votes for each class, and less than a half for the sum of its decision values
-        [n, classes], as scikit-learn's."""
-        votes, sums = np.zeros((2, len(decisions), len(self.classes_)))
-        pairs = combinations(range(len(self.classes_)), 2)
-        for values, (i, j) in zip(decisions.T, pairs, strict=True):
-            votes[:, i] += values > 0
-            votes[:, j] += values <= 0
-            sums[:, i] += values
-            sums[:, j] -= values
-        return votes + sums / (3 * (np.abs(sums) + 1))
+        [n, classes]."""
+        return _ovr_decision_function(decisions <= 0, -decisions, len(self.classes_))
 
     def predict(self, X) -> np.ndarray:
         """Labels [n] by the pairs' votes; of equal votes the first class."""
@@ -481,59 +464,54 @@ def inputs(part: common.Part) -> np.ndarray:
     return part.images.flatten(1).numpy() / 255
 
 
-def make_svm(row: dict, labels: Tensor) -> GramSVC | SVC:
-    """The estimator of a row, not fitted yet; labels are those to fit."""
+def make_svm(row: dict) -> GramSVC | SVC:
+    """The estimator of a row, not fitted yet."""
     factors = {name: row[name] for name in ("kernel", "C", "gamma", *KERNELS[row["kernel"]][1])}
     if row["solver"] == "gram":
         return GramSVC(**factors)
-    # MiB that hold the float32 kernel matrix of the two largest classes.
-    largest = labels.bincount().sort().values[-2:].sum().item()
-    return SVC(**factors, cache_size=math.ceil(4 * largest**2 / 2**20) + 1)
+    return SVC(**factors, cache_size=1000)  # MiB: a pair's kernel matrix takes half
 
 
-def train(rows: list[dict], scratch: Path, *, args) -> Iterator[dict]:
-    """Fit the SVM of a row, measure it, and yield the row completed."""
-    (row,) = rows
-    split = common.load_split(
-        row["dataset"], args.data_dir, split_seed=row["split_seed"], limit=row["limit"]
-    )
-    parts = (split.train, split.val, split.test)
-    images, val_images, test_images = map(inputs, parts)
-    labels, val_labels, test_labels = (part.labels.numpy() for part in parts)
-    svm = make_svm(row, split.train.labels)
-    start = time.perf_counter()
-    svm.fit(images, labels)
-    fitted = time.perf_counter()
-    predictions = svm.predict(test_images)
-    predicted = time.perf_counter()
-    yield row | split.columns | {
-        "val_accuracy": svm.score(val_images, val_labels),
-        "test_accuracy": np.mean(predictions == test_labels).item(),
-        "fit_time_ms": 1e3 * (fitted - start),
-        "predict_time_ms": 1e3 * (predicted - fitted),
-        "training_flops": getattr(svm, "training_flops_", None),  # scikit-learn counts none
-        "support_vectors": len(svm.support_),
-        "iterations": int(svm.n_iter_.sum()),
-        "gamma_value": gamma_value(row["gamma"], images),
-    }  # fmt: skip
+def train(rows: list[dict], scratch: Path, *, data_dir: Path) -> Iterator[dict]:
+    """Fit the SVM of each row, measure it, and yield the row completed."""
+    for row in rows:
+        split = common.load_split(row["dataset"], data_dir, seed=row["seed"], limit=row["limit"])
+        parts = (split.train, split.val, split.test)
+        images, val_images, test_images = map(inputs, parts)
+        labels, val_labels, test_labels = (part.labels.numpy() for part in parts)
+        svm = make_svm(row)
+        start = time.perf_counter()
+        svm.fit(images, labels)
+        fitted = time.perf_counter()
+        predictions = svm.predict(test_images)
+        predicted = time.perf_counter()
+        yield row | split.columns | {
+            "val_accuracy": svm.score(val_images, val_labels),
+            "test_accuracy": np.mean(predictions == test_labels).item(),
+            "train_time_ms": 1e3 * (fitted - start),
+            "predict_time_ms": 1e3 * (predicted - fitted),
+            "training_flops": getattr(svm, "training_flops_", None),  # scikit-learn counts none
+            "support_vectors": len(svm.support_),
+            "iterations": int(svm.n_iter_.sum()),
+            "gamma_value": gamma_value(row["gamma"], images),
+        }  # fmt: skip
 
 
 @cache
 def quick_fit_seconds(kernel: str, solver: str) -> float:
     """Time of a fit on the embedded digits, at 8 positions each, for one image squared."""
-    part = common.load_split("digits", None, split_seed=0).train
-    moved = [part.images.roll((k % 3 - 1, k // 3 - 1), (1, 2)) for k in range(8)]
-    part = common.Part(torch.cat(moved), part.labels.repeat(len(moved)))
+    part = common.load_split("digits", None, seed=0).train
+    images = torch.cat([part.images.roll((k % 3 - 1, k // 3 - 1), (1, 2)) for k in range(8)])
+    part = common.Part(images, part.labels.repeat(8))
     row = {"kernel": kernel, "solver": solver, "C": 1.0, "gamma": 0.01, "degree": 3, "coef0": 1.0}
-    images, svm = inputs(part), make_svm(row, part.labels)
     start = time.perf_counter()
-    svm.fit(images, part.labels.numpy())
+    make_svm(row).fit(inputs(part), part.labels.numpy())
     return (time.perf_counter() - start) / len(images) ** 2
 
 
 def estimate_seconds(rows: list[dict]) -> float:
     """About how long a fit and its predictions take, from a quick fit on this machine."""
-    (row,) = rows
+    row = rows[0]  # no two SVMs share a fit
     n_train, *_ = common.part_sizes(row["limit"] or common.DATASETS[row["dataset"]][0])
     return quick_fit_seconds(row["kernel"], row["solver"]) * n_train**2
 
@@ -541,19 +519,15 @@ def estimate_seconds(rows: list[dict]) -> float:
 # --- command line --------------------------------------------------------------------------------
 
 
-def grid(args) -> list[list[dict]]:
-    """The rows of all SVMs that the flags ask for, one for each job; each kernel varies only its
-    own factors. An SVM has no randomness but its split, so its seed is the split's."""
-    seeds = args.seed if args.split_seed is None else [args.split_seed]
-    constant = {"limit": args.limit, "solver": args.solver, "degree": None, "coef0": None}
-    jobs = []
-    for split in common.combinations(dataset=args.dataset, seed=seeds):
-        constant |= split | {"split_seed": split["seed"]}
-        for kernel in dict.fromkeys(args.kernel):
-            names = ("C", "gamma", *KERNELS[kernel][1])
-            for values in common.combinations(**{name: getattr(args, name) for name in names}):
-                jobs.append([constant | {"kernel": kernel} | values])
-    return jobs
+def grid(args) -> list[dict]:
+    """The rows of all SVMs that the flags ask for; each kernel varies only its own factors."""
+    names, rows = ("dataset", "seed", "kernel", "C", "gamma", "degree", "coef0"), []
+    for row in common.combinations(**{name: getattr(args, name) for name in names}):
+        row |= dict.fromkeys({"degree", "coef0"} - {*KERNELS[row["kernel"]][1]})
+        row |= {"limit": args.limit, "solver": args.solver}
+        if row not in rows:
+            rows.append(row)
+    return rows
 
 
 def gamma(text: str) -> float | str:
@@ -567,27 +541,27 @@ def parse_args(argv: list[str] | None = None):
     parser, number = common.make_grid_parser(__doc__), common.number
     add = parser.add_argument_group("factors, each with one or more values").add_argument
     # fmt: off
-    add("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="kernel")
+    add("--kernel", nargs="+", choices=KERNELS, default=list(KERNELS), help="poly, rbf or both")
     add("--C", nargs="+", type=number(float, 1e-30, 1e10), default=[0.1, 1.0], metavar="C",
-        help="penalty")
+        help="weight of training errors")
     add("--gamma", nargs="+", type=gamma, default=["scale", "auto", 0.01, 0.1], metavar="GAMMA",
-        help="numbers above 0, scale or auto")
+        help="numbers above 0; scale is 1 / (784 x variance), auto 1 / 784")
     add("--degree", nargs="+", type=number(int, 1, 100), default=[2, 3], metavar="N",
-        help="of poly")
+        help="degree of poly")
     add("--coef0", nargs="+", type=number(float, 0, 1e10), default=[1.0], metavar="COEF0",
-        help="of poly")
+        help="constant of poly")
     parser.add_argument("--solver", choices=["gram", "sklearn"], default="gram",
-                        help="gram is ours, sklearn scikit-learn's SVC for reference")
+                        help="gram is GramSVC of this script, sklearn is scikit-learn's SVC")
     # fmt: on
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    if args.solver == "sklearn" and not {*args.kernel} <= {"linear", "poly", "rbf", "sigmoid"}:
-        common.fail("--solver sklearn: scikit-learn has no such kernel; leave it out")
-    run = partial(train, args=args)
-    return common.run_grid(args, "svm", grid(args), run, estimate_seconds)
+    return common.run_grid(
+        args.results_dir / "svm.csv", grid(args), partial(train, data_dir=args.data_dir),
+        estimate_seconds, dry_run=args.dry_run, again=lambda row: args.force,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

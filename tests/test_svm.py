@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from conftest import finish, start
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics.pairwise import laplacian_kernel, linear_kernel, pairwise_kernels
 from sklearn.svm import SVC
@@ -20,36 +21,25 @@ def some_digits(n: int):
     return images[:n] / 16, labels[:n]
 
 
-def objective(kernel, beta) -> float:
-    return beta @ kernel @ beta / 2 - np.abs(beta).sum()
-
-
 def assert_same_machine(X, y, X_test, **parameters) -> None:
-    """Each pair's dual objective is libsvm's to tol / 10, our solution is optimal to tol, and
-    labels differ only where a pair decides by less than tol allows."""
+    """Each pair's solution of libsvm's problem is feasible, and optimal to tol. Labels differ from
+    libsvm's only where a pair all but ties: by less than 10 tol."""
     ours, reference = GramSVC(**parameters).fit(X, y), SVC(**parameters, cache_size=500).fit(X, y)
     assert ours.gamma_ == pytest.approx(reference._gamma)
-    tol, parameters = parameters.get("tol", 1e-3), parameters | {"gamma": ours.gamma_}
+    own = {name: getattr(ours, name) for name in KERNELS[ours.kernel][1]}
     for column, pair in enumerate(combinations(ours.classes_, 2)):
         rows, beta = np.isin(y, pair), np.zeros(len(X))
         beta[ours.support_] = ours.pair_coef_[:, column]
         assert not beta[~rows].any()
-        own = {name: getattr(ours, name) for name in ("degree", "coef0")}
-        own = own if ours.kernel == "poly" else {}
+        beta, signs = beta[rows], np.where(y[rows] == pair[0], 1.0, -1.0)
+        assert ((signs * beta >= 0) & (signs * beta <= ours.C)).all()
+        assert abs(beta.sum()) <= 1e-9 * ours.C
         kernel = pairwise_kernels(X[rows], metric=ours.kernel, gamma=ours.gamma_, **own)
-        beta = beta[rows]
-        svc, expected = SVC(**parameters).fit(X[rows], y[rows]), np.zeros(len(beta))
-        expected[svc.support_] = svc.dual_coef_[0]
-        assert objective(kernel, beta) == pytest.approx(objective(kernel, expected), rel=tol / 10)
-        gradient, signs = kernel @ beta, np.where(y[rows] == pair[0], 1.0, -1.0)
-        rise, fall = (
-            (signs - gradient)[beta * sign < ours.C * (sign * signs > 0)] for sign in (1, -1)
-        )
-        violation = rise.max(initial=-np.inf) - fall.min(initial=np.inf)
-        assert violation <= tol * 1.001 + 1e-12 * kernel.max()
+        gradient = signs - kernel @ beta
+        rise, fall = (gradient[beta * way < ours.C * (signs == way)] for way in (1, -1))
+        assert rise.max(initial=-np.inf) - fall.min(initial=np.inf) <= 1.01 * ours.tol
     differ = ours.predict(X_test) != reference.predict(X_test)
-    if differ.any():
-        assert (np.abs(ours._pair_decisions(X_test[differ])).min(1) <= 3 * tol).all()
+    assert (np.abs(ours._pair_decisions(X_test)).min(1)[differ] <= 10 * ours.tol).all()
 
 
 SETTINGS = [
@@ -64,29 +54,22 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def described(parameters: dict) -> str:
-    return " ".join(f"{name}={value}" for name, value in parameters.items())
-
-
-@pytest.mark.parametrize("parameters", SETTINGS, ids=described)
+@pytest.mark.parametrize("parameters", SETTINGS, ids=str)
 def test_digits_give_libsvms_machines(parameters):
     X, y = some_digits(1797)
     assert_same_machine(X[:600], y[:600], X[600:], **parameters)
 
 
-REAL = [{"kernel": "rbf"}, {"kernel": "poly", "coef0": 1.0, "degree": 2, "gamma": 0.1}]
-
-
-@pytest.mark.parametrize("parameters", REAL, ids=described)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("name", "classes"), [("mnist", [4, 7, 9]), ("fashion", [0, 2, 6])])
-def test_real_images_give_libsvms_machines(real_data, name, classes, parameters):
+def test_real_images_give_libsvms_machines(real_data, name, classes, kernel):
     """Of three classes that are hard to tell apart, with more images than a working set holds."""
-    split, parts = common.load_split(name, real_data, split_seed=0, limit=5000), []
+    split, parts = common.load_split(name, real_data, seed=0, limit=5000), []
     for part in (split.train, split.test):
         labels = part.labels.numpy()
         chosen = np.isin(labels, classes)
         parts += [train_svm.inputs(part)[chosen], labels[chosen]]
-    assert_same_machine(*parts[:3], **parameters)
+    assert_same_machine(*parts[:3], kernel=kernel, degree=2, coef0=1.0)
 
 
 def hard_cases() -> dict:
@@ -120,6 +103,8 @@ def test_hard_cases_give_libsvms_machines(case, C):
 @pytest.fixture(params=[True, False], ids=["int8", "float32"])
 def int8(request, monkeypatch) -> bool:
     """Whether bytes are multiplied as int8 or as float32."""
+    if request.param and not train_svm.multiplies_bytes():
+        pytest.skip("this CPU has no AVX512-VNNI")
     monkeypatch.setattr(train_svm, "multiplies_bytes", lambda: request.param)
     return request.param
 
@@ -139,29 +124,34 @@ def test_products_and_distances_of_bytes_are_exact(int8, features, unit):
         assert (rows.square_distances(rows[at]).numpy() == distances * (1 / unit**2)).all()
 
 
+def test_bytes_are_multiplied_exactly_where_onednn_may_not_use_vnni(tmp_path):
+    code = "from train_svm import *; rows = byte_rows(*to_bytes(np.repeat([[0], [255]], 784, 1)));"
+    code += "print(rows.products(rows).tolist())"
+    process = start("-c", code, cwd=tmp_path, ONEDNN_MAX_CPU_ISA="AVX2")
+    assert finish(process)[1] == f"[[0.0, 0.0], [0.0, {255.0**2 * 784}]]\n"
+
+
 def test_other_numbers_single_columns_and_rows_too_wide_for_exact_sums_are_no_bytes(int8):
-    """2^31 / 255^2 features with int8; with float32, which is exact to 2^24, 2^24 / 128^2."""
+    """float32 is exact to 2^24, which is 128^2 x 1024."""
     for row in ([-1, 0], [0, 256], [0.5, 2], [0.5, 1], [1], [np.nextafter(1 / 255, 1), 0]):
         assert to_bytes(np.array([row])) is None
-    widest = 33_025 if int8 else 1023
-    assert to_bytes(np.full((2, widest + 1), 255)) is None
-    rows = byte_rows(*to_bytes(np.repeat([[0], [255]], widest, axis=1)))
-    assert (rows.products(rows).diagonal().numpy() == [0, 255**2 * widest]).all()
-    assert rows.square_distances(rows)[0, 1] == 255**2 * widest
+    assert to_bytes(np.full((2, 1025), 255)) is None
+    rows = byte_rows(*to_bytes(np.repeat([[0], [255]], 1024, axis=1)))
+    assert (rows.products(rows).diagonal().numpy() == [0, 255**2 * 1024]).all()
+    assert rows.square_distances(rows)[0, 1] == 255**2 * 1024
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_machine_of_bytes_decides_about_any_numbers(digits, kernel):
     """Fractions, negative numbers and larger ones among the rows do not change the others'."""
     X, test = (train_svm.inputs(part)[:400] for part in (digits.train, digits.test))
-    ours, theirs = (
-        make(kernel=kernel).fit(X, digits.train.labels[:400].numpy())
-        for make in (GramSVC, lambda kernel: SVC(kernel=kernel, decision_function_shape="ovo"))
-    )
+    ours, theirs = GramSVC(kernel=kernel, tol=1e-5), SVC(kernel=kernel, tol=1e-5)
+    for svm in (ours, theirs.set_params(decision_function_shape="ovo")):
+        svm.fit(X, digits.train.labels[:400].numpy())
     mixed = np.vstack([test, test * 1.5 - 0.03])
     found = ours._pair_decisions(mixed)
     assert found[: len(test)] == pytest.approx(ours._pair_decisions(test), abs=1e-9)
-    assert found == pytest.approx(theirs.decision_function(mixed), abs=0.02)
+    assert found == pytest.approx(theirs.decision_function(mixed), abs=0.01)
 
 
 def linear(rows, others, svm):
@@ -172,22 +162,22 @@ def laplacian(rows, others, svm):
     return torch.exp(-svm.gamma_ * torch.cdist(rows.numbers(), others.numbers(), p=1))
 
 
+OWN = [(linear, linear_kernel), (laplacian, laplacian_kernel)]
+
+
 @pytest.mark.parametrize("shift", [0, 0.001], ids=["bytes", "fractions"])
-@pytest.mark.parametrize(
-    ("kernel", "theirs"), [(linear, linear_kernel), (laplacian, laplacian_kernel)]
-)
-def test_a_kernel_of_ones_own_gives_scikit_learns_machine(
-    digits, monkeypatch, kernel, theirs, shift
-):
+@pytest.mark.parametrize(("kernel", "theirs"), OWN)
+def test_an_own_kernel_gives_scikit_learns_machine(digits, monkeypatch, kernel, theirs, shift):
     monkeypatch.setitem(KERNELS, "own", (kernel, ()))
     X, test = (train_svm.inputs(part)[:300] + shift for part in (digits.train, digits.test))
     y, options = digits.train.labels[:300].numpy(), {} if kernel is linear else {"gamma": 0.01}
     both = {"tol": 1e-5, "C": 0.01 if kernel is linear else 1.0}
     ours = GramSVC(kernel="own", **both, **options).fit(X, y)
     reference = SVC(kernel=lambda a, b: theirs(a, b, **options), **both).fit(X, y)
-    assert (ours.predict(test) == reference.predict(test)).all()
-    found, expected = (svm.decision_function(test) for svm in (ours, reference))
-    assert found == pytest.approx(expected, abs=1e-3)
+    test = test[np.abs(ours._pair_decisions(test)).min(1) > 1e-3]  # 100 tol: no pair all but ties
+    assert len(test) > 200
+    expected = reference.decision_function(test)
+    assert ours.decision_function(test) == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_row_that_overflows_outside_the_first_working_set_raises():
@@ -226,14 +216,17 @@ def test_bad_parameters_are_refused(name, value):
         GramSVC(**{name: value}).fit(*some_digits(60))
 
 
-def test_columns_that_are_not_kept_are_computed_again(monkeypatch):
+def test_threads_share_the_memory_of_kept_columns(monkeypatch):
+    """So their number does not raise the total. What is not kept is computed again."""
     monkeypatch.setattr(train_svm, "VIOLATING", 40)
-    X, y = some_digits(600)
-    kept = GramSVC(C=10).fit(X, y)
-    monkeypatch.setattr(train_svm, "KEPT_BYTES", 0)
-    again = GramSVC(C=10).fit(X, y)
-    assert again.pair_coef_ == pytest.approx(kept.pair_coef_, abs=1e-6)
-    assert again.training_flops_ > kept.training_flops_
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    (X, y), flops = some_digits(900), []
+    for threads, kept_bytes in ((4, 4e6), (4, 8e4), (8, 16e4)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(train_svm, "KEPT_BYTES", kept_bytes)
+        flops.append(GramSVC(C=10).fit(X[:600], y[:600]).training_flops_)
+        assert_same_machine(X[:600], y[:600], X[600:], C=10)
+    assert flops[0] < flops[1] == flops[2]
 
 
 @pytest.mark.parametrize("name", KERNELS)
