@@ -4,9 +4,8 @@
     python make_tables.py --readme README.md   # fill the markers of a README with tables, too
     python make_tables.py --results-dir results/reference --readme README.md --check
 
-tables.md holds the tables that the README does not. --check changes nothing and exits with 1 if a
-page is not what the rows give. Every choice is made on validation images alone; test images only
-measure what was chosen.
+--check changes nothing and exits with 1 if a page is not what the rows give. Every choice is made
+on validation images; test images only measure what was chosen. results/README.md has the rules.
 """
 
 import html
@@ -14,15 +13,14 @@ import json
 import math
 import os
 import re
-from collections import Counter
+import shlex
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from filelock import FileLock
 from scipy import stats
 
 import common
@@ -31,20 +29,18 @@ NAMES = {  # as tables show them; any other name is shown as it is
     "mnist": "MNIST", "fashion": "FashionMNIST", "resnet18": "ResNet-18", "resnet34": "ResNet-34",
     "resnet50": "ResNet-50", "sgd": "SGD", "adam": "Adam", "cpu": "CPU", "cuda": "GPU",
 }  # fmt: skip
-# The assignment's data sets, networks, lines and most epochs.
-DATA = MNIST, FASHION = "MNIST", "FashionMNIST"
+DATA = MNIST, FASHION = "mnist", "fashion"  # the assignment's data sets, networks and most epochs
 NETWORKS = SMALL, LARGE = "ResNet-18", "ResNet-50"
-GRID = common.combinations(batch_size=[16, 32], optimizer=["sgd", "adam"], lr=[1e-3, 1e-4])
 EPOCHS = 5
-FACTORS = {
-    "resnet": ("arch", "optimizer", "lr", "momentum", "batch_size", "epochs", "amp"),
-    "svm": ("kernel", "C", "gamma", "degree", "coef0", "solver"),
-    "devices": ("device", "arch", "optimizer", "lr", "momentum", "batch_size", "epochs", "amp"),
-}
-HARD = "\N{NO-BREAK SPACE}"
+DEVICES = "device", ("cpu", "cuda"), ("precision", "pin_memory")  # for pairs of equal work
+SOLVERS = "gram", "sklearn"
+KINDS = {"networks": "arch", "SVMs": "kernel"}  # and the factor that only they have
+SEEDS = 3  # the fewest that give an interval; settings of fewer count only where none has them
+# Cells do not break, which keeps tables flat on a phone.
+UNBROKEN = {" ": "\N{NO-BREAK SPACE}", "-": "\N{NON-BREAKING HYPHEN}"}
 
 
-# --- rows ----------------------------------------------------------------------------------------
+# --- rows and settings ---------------------------------------------------------------------------
 
 
 def show(value) -> str:
@@ -56,220 +52,216 @@ def count(number: float, noun: str) -> str:
     return f"{number:,.9g} {noun}{'' if number == 1 else 's'}"
 
 
-def harmless(text: str) -> str:
-    """A text on one line, without characters that mean something in markdown, HTML or Liquid."""
-    kept = "".join(c if c.isprintable() and c not in "|`<>[]{}\\" else " " for c in text[:200])
+def clean(value):
+    """A number without the .0 or 1e-19 that other software adds; a text on one line, without
+    characters that mean something in markdown, HTML or Liquid."""
+    if isinstance(value, (int, float)):
+        value = float(f"{value:.9g}")
+        return int(value) if value.is_integer() else value
+    if value is None:
+        return None
+    kept = "".join(c if c.isprintable() and c not in "|`<>[]{}\\" else " " for c in value[:200])
     return " ".join(kept.split())
 
 
-def load(folder: Path) -> list[dict]:
-    """All rows of a folder, with columns that follow from others. Exits 2 if a history is damaged,
-    or if two runs of one seed have seen different splits."""
-    rows, splits = [], {}
-    for kind in FACTORS:
-        path = folder / f"{kind}.csv"
-        for row in common.read_rows(path):
-            key = common.key_of(path, row)
-            for name, value in row.items():
-                if isinstance(value, str) and name != "history":
-                    row[name] = harmless(value)
-                if isinstance(value, float) and name in FACTORS[kind]:
-                    row[name] = float(f"{value:.9g}")  # other software may add 1e-19
-            part = f", {count(row['limit'], 'image')}" if row["limit"] else ""
-            row |= {
-                "kind": kind, "key": key, "data": show(row["dataset"]) + part,
-                "model": f"SVM, {row['kernel']}" if kind == "svm" else show(row["arch"]),
-                "train_ms": row["fit_time_ms" if kind == "svm" else "train_time_ms"],
-                "machine": (row.get("device", "cpu"), row["device_name"], row["threads"]),
-                "curve": curve(path, row),
-            }  # fmt: skip
-            split, own = (row["data"], row["split_seed"]), row["split_id"]
-            if row["status"] == "ok" and splits.setdefault(split, own) != own:
-                common.fail(f"{path}: runs of {split} differ in split_id; remove the wrong ones")
-            rows.append(row)
-    return rows
+def place(row: dict) -> str:
+    """Where a run was: a GPU (Tesla T4), one thread of a CPU (AMD EPYC)."""
+    threads = "one thread" if row["threads"] == 1 else count(row["threads"], "thread")
+    device = "a GPU" if row.get("device") == "cuda" else f"{threads} of a CPU"
+    return f"{device} ({clean(row['device_name'])})"
 
 
-def curve(path: Path, row: dict) -> np.ndarray:
-    """Training and validation accuracy after each epoch, percent [epochs, 2]."""
-    names = "train_accuracy", "val_accuracy"
-    try:
-        epochs = json.loads(row.get("history") or "[]")
-        values = np.array([[epoch[name] for name in names] for epoch in epochs], float)
-        if not ((values >= 0) & (values <= 1)).all():
-            raise ValueError
-    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
-        common.fail(f"{path}: the history of seed {row['seed']} is damaged; mend or remove its row")
-    return 100 * values.reshape(-1, 2)
-
-
-# --- settings ------------------------------------------------------------------------------------
-
-FORMS: dict[str, Callable] = {  # of factors that are not shown as name and value
-    "optimizer": show, "batch_size": lambda size: f"batch {show(size)}",
-    "epochs": partial(count, noun="epoch"), "solver": lambda _: "scikit-learn",
-}  # fmt: skip
-UNSHOWN = {("momentum", 0.9), ("solver", "gram"), ("amp", "yes")}
+# How factors are shown, else as name and value; those that are usual or told elsewhere are not.
+FORMS = {"optimizer": "{}", "batch_size": "batch {}", "device": "{}", "precision": "{}",
+         "pin_memory": "pinned memory", "solver": "scikit-learn"}  # fmt: skip
+USUAL = {"momentum": 0.9, "device": "cpu", "pin_memory": "no", "solver": "gram"}
+TOLD = {"dataset", "limit", "arch", "kernel", "epochs", "amp"}
 
 
 @dataclass(eq=False)
 class Setting:
-    """A model with its hyperparameters on a data set, and the newest finished run of each seed."""
+    """A row's key without its seed, and the finished run of each seed."""
 
-    data: str
-    model: str
     factors: dict[str, object]
-    runs: dict[int, dict]
-    machine: tuple = ()  # device, its name and threads of the newest run
+    runs: dict[int, dict] = field(default_factory=dict)
+    place: str = ""  # of the newest run
+    text: str = ""  # the factors in words
 
     def __post_init__(self):
-        self.family = "SVM" if "kernel" in self.factors else self.model
-        self.name = "the SVM" if self.family == "SVM" else self.model
+        name, limit, kernel = (self.factors.get(n) for n in ("dataset", "limit", "kernel"))
+        self.data = show(name) + (f", {count(limit, 'image')}" if limit else "")
+        self.model = f"SVM, {kernel}" if kernel else show(self.factors["arch"])
+        self.family, self.name = ("SVM", f"the {kernel} SVM") if kernel else (self.model,) * 2
         self.epochs = self.factors.get("epochs", 0)
-        shown = [
-            FORMS[name](value) if name in FORMS else f"{name} {show(value)}"
-            for name, value in self.factors.items()
-            if value is not None and (name, value) not in UNSHOWN
-            and name not in ("arch", "kernel", "device")
-        ]  # fmt: skip
-        self.text = ", ".join(shown)
+        # Of its data set's picture: no two share one.
+        self.file = re.sub("[^a-z0-9]", lambda found: f"_{ord(found[0]):x}_", name)
+        self.file += (f"-{limit:.9g}" if limit else "") + ".svg"
 
-    def values(self, column: str) -> np.ndarray:
-        """A column's value for each seed; nan where a row has none."""
-        return np.array([row[column] for row in self.runs.values()], float)
+    def values(self, column: str, seeds: Iterable[int] = ()) -> np.ndarray:
+        """A column's value for each seed, or for these; nan where a row has none."""
+        return np.array([self.runs[seed][column] for seed in seeds or self.runs], float)
 
-    def mean(self, column: str = "test_accuracy") -> float:
+    def mean(self, column: str = "test_accuracy", seeds: Iterable[int] = ()) -> float:
         """In percent; equal ones are equal to the last bit."""
-        return round(100 * float(self.values(column).mean()), 9)
+        return round(100 * float(self.values(column, seeds).mean()), 9)
 
     def flops(self) -> float:
         """Of one training, the median over seeds; nan if they are not known."""
         return float(np.median(self.values("training_flops")))
 
-    def ms(self, column: str = "train_ms") -> float:
-        """The shortest time on its machine: other work can only slow a run."""
-        return min(row[column] for row in self.runs.values() if row["machine"] == self.machine)
+    def ms(self, column: str = "train_time_ms") -> float:
+        """The shortest time at its place: other work can only slow a run."""
+        return min(row[column] for row in self.runs.values() if place(row) == self.place)
+
+    def curve(self) -> np.ndarray:
+        """Training and validation accuracy after each epoch, the mean over seeds, percent."""
+        names = "train_accuracy", "val_accuracy"
+        try:
+            runs = [json.loads(row["history"] or "[]") for row in self.runs.values()]
+            return 100 * np.mean([[[e[name] for name in names] for e in run] for run in runs], 0)
+        except (LookupError, TypeError, ValueError):
+            common.fail(f"resnet.csv: {self.model}, {self.text}: a history is damaged")
 
     def order(self) -> tuple:
-        """By validation accuracy; of equal ones with fewer FLOPs, then by name."""
-        flops = np.nan_to_num(self.flops(), nan=math.inf)
-        return -self.mean("val_accuracy"), flops, self.model, self.text
+        """Those of SEEDS first, then by validation accuracy, FLOPs and name."""
+        few, flops = len(self.runs) < SEEDS, np.nan_to_num(self.flops(), nan=math.inf)
+        return few, -self.mean("val_accuracy"), flops, self.model, str(self.factors)
 
 
-def settings_of(rows: list[dict]) -> list[Setting]:
-    """The settings of finished rows, the best on validation images first. A run counts if its seed
-    drew its split; of several, such as on a CPU and a GPU, the newest."""
-    found = {}
-    for row in sorted(rows, key=lambda row: (row["finished_utc"] or "", str(row["key"]))):
-        if row["status"] == "ok" and row["split_seed"] == row["seed"]:
-            factors = {name: row[name] for name in FACTORS[row["kind"]]}
-            key = row["data"], row["model"], str([show(value) for value in factors.values()])
-            setting = found.setdefault(key, Setting(*key[:2], factors, {}))
-            setting.runs[row["seed"]], setting.machine = row, row["machine"]
-    for setting in found.values():
-        setting.runs = dict(sorted(setting.runs.items()))
-    return sorted(found.values(), key=Setting.order)
+def load(folder: Path) -> tuple[list[Setting], int]:
+    """The settings of a folder's finished rows, the best first, and how many runs failed. Exits 2
+    if two runs of one seed have seen different splits."""
+    found: dict[str, Setting] = {}
+    splits, used = {}, set()
+    rows = [(kind, r) for kind in common.KEY for r in common.read_rows(folder / f"{kind}.csv")]
+    done = [
+        (row["finished_utc"], row["seed"], kind, row) for kind, row in rows if row["status"] == "ok"
+    ]
+    for _, seed, kind, row in sorted(done, key=lambda run: run[:2]):
+        factors = {name: clean(row[name]) for name in common.KEY[kind] if name != "seed"}
+        setting = found.setdefault(str(factors), Setting(factors))
+        setting.runs[seed], setting.place = row, place(row)
+        used.add((row.get("device"), row.get("precision")))
+        if splits.setdefault((setting.data, seed), row["split_id"]) != row["split_id"]:
+            where = f"{folder / kind}.csv: runs of {setting.data} with seed {seed}"
+            common.fail(f"{where} differ in split_id; remove the wrong ones")
+    several = [device for device, _ in used]
+    for each in found.values():
+        each.runs = dict(sorted(each.runs.items()))
+        told = TOLD if several.count(each.factors.get("device")) > 1 else TOLD | {"precision"}
+        each.text = ", ".join(
+            FORMS.get(name, f"{name} {{}}").format(show(value))
+            for name, value in each.factors.items()
+            if value is not None and USUAL.get(name) != value and name not in told
+        )
+    return sorted(found.values(), key=Setting.order), len(rows) - len(done)
 
 
 def best(settings: Iterable[Setting | None]) -> Setting | None:
-    """The best on validation images. Those of fewer than 3 seeds count only where none has 3."""
-    settings = [each for each in settings if each]
-    settings = [each for each in settings if len(each.runs) >= 3] or settings
-    return min(settings, key=Setting.order, default=None)
+    return min(filter(None, settings), key=Setting.order, default=None)
+
+
+def pairs(settings: Iterable[Setting], name: str, values: tuple, but=()) -> list[tuple]:
+    """Two settings each with these values of a factor, equal in all others but some. Settings come
+    best first: of several, the best one counts."""
+    groups: dict[str, dict] = {}
+    for each in settings:
+        same = {n: value for n, value in each.factors.items() if n not in (name, *but)}
+        groups.setdefault(str(same), {}).setdefault(each.factors.get(name), each)
+    return [tuple(map(found.get, values)) for found in groups.values() if {*values} <= found.keys()]
 
 
 @dataclass(frozen=True)
 class Lead:
-    """Test accuracy of one setting less another's, in points, for each seed that both have."""
+    """Accuracy of one setting less another's, points, by seed; the mean, half its 95 % interval."""
 
     gaps: dict[int, float]
-    overlap: float  # test images / training images
+    mean: float
+    half: float
 
-    @property
-    def mean(self) -> float:
-        return float(np.mean([*self.gaps.values()]))
+    def sign(self) -> int:
+        """1 or -1 if the mean is clearly above or below 0, else 0."""
+        return int(self.mean > self.half) - int(self.mean < -self.half)
 
-    def interval(self) -> tuple[float, float]:
-        """95 %, Student's t; splits share images (C. Nadeau and Y. Bengio, Machine Learning 52,
-        2003). Without limits for fewer than 3 seeds."""
-        n = len(self.gaps)
-        if n < 3:
-            return -math.inf, math.inf
-        error = np.std([*self.gaps.values()], ddof=1) * math.sqrt(1 / n + self.overlap)
-        half = float(stats.t.ppf(0.975, n - 1) * error)
-        return self.mean - half, self.mean + half
-
-    def sign(self, bound: float = 0) -> int:
-        """1 or -1 if the mean is clearly above or below the bound, else 0."""
-        return above(bound, *self.interval())
+    def verdict(self, sign: int) -> str:
+        return {1: "one split", 2: "two splits"}.get(len(self.gaps), WORDS[sign])
 
     def __str__(self) -> str:
-        low, high = self.interval()
-        limits = f" [{low:+.2f}, {high:+.2f}]" if len(self.gaps) > 2 else ""
-        return f"{self.mean:+.2f}{limits}"
+        low, high = self.mean - self.half, self.mean + self.half
+        return f"{self.mean:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * math.isfinite(self.half)
 
 
-def above(bound: float, low: float, high: float) -> int:
-    """1 or -1 if a range is above or below a bound, else 0."""
-    return int(low > bound) - int(high < bound)
+def average(gaps: dict[int, float], row: dict) -> Lead:
+    """Student's interval; splits share images (C. Nadeau and Y. Bengio, Machine Learning 52, 2003).
+    A difference of d takes at least d of the test images, which bounds the deviation."""
+    values, n, half = np.array([*gaps.values()]), len(gaps), math.inf
+    if n >= SEEDS:
+        share = abs(values.mean()) / 100
+        spread = max(values.std(ddof=1), 100 * math.sqrt(share * (1 - share) / row["n_test"]))
+        spread *= math.sqrt(1 / n + row["n_test"] / row["n_train"])
+        half = float(stats.t.ppf(0.975, n - 1) * spread)
+    return Lead(gaps, float(values.mean()), half)
 
 
 def lead(first: Setting | None, second: Setting | None) -> Lead | None:
     """Of the first setting over the second; None if one is missing or they share no seed."""
-    if not (first and second and (seeds := [seed for seed in first.runs if seed in second.runs])):
-        return None
-    row, ours, theirs = first.runs[seeds[0]], first.runs, second.runs
-    gaps = {s: 100 * (ours[s]["test_accuracy"] - theirs[s]["test_accuracy"]) for s in seeds}
-    return Lead(gaps, row["n_test"] / row["n_train"])
+    if first and second and (seeds := [seed for seed in first.runs if seed in second.runs]):
+        gaps = first.values("test_accuracy", seeds) - second.values("test_accuracy", seeds)
+        return average(dict(zip(seeds, 100 * gaps, strict=True)), first.runs[seeds[0]])
 
 
 class Study:
-    """The rows of a folder and their settings, each list with the best on validation first."""
+    """The settings of a folder and of its page, the best first. A page is about the assignment's
+    data sets: whole ones, or, if there is none, the largest subset of each; else about all others.
+    Its networks were trained on each of its data sets."""
 
-    def __init__(self, rows: list[dict]):
-        self.rows = rows
-        self.devices = settings_of([row for row in rows if row["kind"] == "devices"])
-        self.all = settings_of([row for row in rows if row["kind"] != "devices"])
+    def __init__(self, folder: Path):
+        self.all, self.failed = load(folder)
         # scikit-learn's solver is here to compare the time of a fit; it is never chosen.
-        self.settings = [each for each in self.all if each.factors.get("solver") != "sklearn"]
-        found = {each.data for each in self.all}
-        self.all_data = [*(name for name in DATA if name in found), *sorted(found - {*DATA})]
-        # The whole data sets of the assignment, or else all.
-        chosen = {each.data for each in self.settings}
-        chosen = chosen & {*DATA} or chosen
-        self.data = [data for data in self.all_data if data in chosen]
-        models = {each.model for each in self.all}
-        self.kernels = sorted({name for name in models if name.startswith("SVM")}, reverse=True)
-        self.networks = sorted(models - {*self.kernels}, key=lambda name: (len(name), name))
+        ours = [each for each in self.all if each.factors.get("solver") != "sklearn"]
+        ours.sort(key=lambda each: each.factors["limit"] or math.inf)
+        found = {each.factors["dataset"]: each for each in ours}  # the largest
+        found = {name: found[name] for name in DATA if name in found}
+        whole = {name: each for name, each in found.items() if not each.factors["limit"]}
+        self.assigned = {name: each.data for name, each in (whole or found).items()}
+        self.data = [*self.assigned.values()] or sorted({each.data for each in ours})
+        self.files = {each.data: each.file for each in ours}
+        here = [each for each in ours if each.data in self.data]
+        self.kernels = sorted({e.model for e in here if e.family == "SVM"}, reverse=True)
+        models = [{e.model for e in here if e.data == data} for data in self.data]
+        known = set().union(*models) - {*self.kernels}
+        self.networks = sorted(known.intersection(*models) or known)
+        self.settings = [e for e in here if e.model in (*self.networks, *self.kernels)]
 
     def of(self, data: str, model: str = "", most: float = EPOCHS, **factors) -> list[Setting]:
-        """The settings of a data set with at most so many epochs, of a model (SVM: of all kernels)
-        or of all, with these factors."""
-        return [
-            each for each in self.settings
-            if each.data == data and model in ("", each.model, each.family)
-            and each.epochs <= most and factors.items() <= each.factors.items()
-        ]  # fmt: skip
+        """Settings of a data set, of a model (SVM: of all kernels) or all, with these factors."""
+        found = [e for e in self.settings if e.data == data and e.epochs <= most]
+        found = [each for each in found if model in ("", each.model, each.family)]
+        return [each for each in found if factors.items() <= each.factors.items()]
 
     def short(self, data: str, model: str, **factors) -> Setting | None:
         """The best within EPOCHS."""
         return best(self.of(data, model, **factors))
 
     def longest(self, data: str, model: str, beyond: int = EPOCHS) -> Setting | None:
-        """The best of the longest trainings, if they have more epochs than that."""
-        found = self.of(data, model, most=math.inf)
-        last = max((each.epochs for each in found), default=0)
-        return best(each for each in found if each.epochs == last > beyond)
+        """The best of the longest trainings of more epochs than that; those of SEEDS come first."""
+        found = [e for e in self.of(data, model, most=math.inf) if e.epochs > beyond]
+        return min(found, key=lambda e: (e.order()[0], -e.epochs, e.order()), default=None)
+
+    def first_screen(self, data: str) -> list[Setting]:
+        """The best of each model within EPOCHS, then those of the longest trainings."""
+        found = [self.short(data, model) for model in (*self.networks, *self.kernels)]
+        found += [self.longest(data, model) for model in self.networks]
+        return [each for each in found if each]
 
 
 # --- cells ---------------------------------------------------------------------------------------
 
 
 def table(header: str, lines: list[list[str]]) -> str:
-    """A markdown table; bars separate the header's names. Its cells do not break, which keeps it
-    flat on a phone."""
-    names = header.split("|")
-    rows = [[cell.replace(" ", HARD) for cell in line] for line in (names, *lines)]
+    """A markdown table; bars separate the header's names."""
+    names, unbroken = header.split("|"), str.maketrans(UNBROKEN)
+    rows = [[cell.translate(unbroken) for cell in line] for line in (names, *lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(names), *rows[1:]))
 
 
@@ -278,9 +270,8 @@ def listed(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def slashed(values: list[str]) -> str:
-    """One value, or one for each data set: 359 / 380."""
-    return values[0] if len(set(values)) == 1 else " / ".join(values)
+def places(settings: Iterable[Setting]) -> str:
+    return listed(sorted({each.place for each in settings}))
 
 
 def rounded(value: float, digits: int = 3) -> str:
@@ -291,10 +282,15 @@ def rounded(value: float, digits: int = 3) -> str:
     return f"{value:,.{min(6, max(0, digits - 1 - power))}f}"
 
 
+def span(values: Iterable[float]) -> str:
+    """From the least to the largest: 2.4 to 3.1."""
+    values = sorted(values)
+    return " to ".join(dict.fromkeys(rounded(end, 2) for end in values[:1] + values[-1:]))
+
+
 def percent(setting: Setting) -> str:
-    """Test accuracy: mean ± standard deviation over seeds, or a single run's. A deviation is at
-    least the one that the number of test images leaves (A. Agresti and B. Caffo, The American
-    Statistician 54, 2000: with one more image of each kind)."""
+    """Test accuracy: mean ± standard deviation over seeds, which is at least the sampling error of
+    the images (A. Agresti and B. Caffo, The American Statistician 54, 2000: with one more each)."""
     values, images = setting.values("test_accuracy"), setting.values("n_test")
     share = (values * images + 1) / (images + 2)
     least = np.sqrt((share * (1 - share) / (images + 2)).mean())
@@ -302,23 +298,14 @@ def percent(setting: Setting) -> str:
     return f"{setting.mean():.2f}{spread}"
 
 
-def seconds(setting: Setting, column: str = "train_ms") -> str:
-    """A time, and where it was measured if that is no CPU."""
-    return rounded(setting.ms(column) / 1e3) + " (GPU)" * (setting.machine[0] == "cuda")
-
-
 CELLS: dict[str, Callable[[Setting], str]] = {  # columns of tables, by their headers
     "Data set": lambda each: each.data,
-    "Model": lambda each: each.model,
-    "Device": lambda each: show(each.factors["device"]),
-    "Accuracy (%)": percent,
+    "Model": lambda e: e.model + f", {count(e.epochs, 'epoch')}" * bool(e.epochs),
+    "Test accuracy (%)": percent,
     "Validation (%)": lambda each: f"{each.mean('val_accuracy'):.2f}",
-    "Training (s)": seconds,
-    "Testing (s)": partial(seconds, column="predict_time_ms"),
+    "Training (s)": lambda each: rounded(each.ms() / 1e3),
+    "Testing (s)": lambda each: rounded(each.ms("predict_time_ms") / 1e3),
     "FLOPs (10¹²)": lambda each: rounded(each.flops() / 1e12),
-    "MFLOPs an image": lambda each: rounded(
-        each.flops() / each.values("n_train")[0] / each.epochs / 1e6, 4
-    ),
     "Splits": lambda each: str(len(each.runs)),
     "Setting": lambda each: each.text,
 }
@@ -329,561 +316,471 @@ def listing(header: str, settings: list[Setting]) -> str:
     return table(header, [[CELLS[name](each) for name in header.split("|")] for each in settings])
 
 
-def hardware(settings: list[Setting]) -> str:
-    """The machines that times were measured on."""
-    words = {
-        name if device == "cuda" else f"{count(threads, 'thread')} of a CPU ({name})"
-        for device, name, threads in (each.machine for each in settings)
-    }
-    return listed(sorted(words))
+def pivot(header: str, factors: tuple, settings: list[Setting], cells: Callable) -> str:
+    """A table with a line for each value of the factors. cells(setting) gives its cells by their
+    columns, each with a place in their order; of several settings, the first one counts."""
+    lines: dict[tuple, dict] = {}
+    for each in settings:
+        line = tuple(each.factors[name] for name in factors)
+        lines[line] = cells(each) | lines.get(line, {})
+    columns = sorted(set().union(*lines.values()))
+    order = sorted(sorted(lines, reverse=True), key=lambda line: line[0])  # SGD first, and 0.001
+    cells = [[*map(show, n), *(lines[n].get(c, "not measured") for c in columns)] for n in order]
+    return table("|".join([header, *(name for _, name in columns)]), cells)
 
 
 # --- the answer ----------------------------------------------------------------------------------
 
 
 def answer(study: Study) -> Iterator[str]:
-    """The best of each model on each data set, who is ahead, at what cost, and the pictures."""
-    lines, used = [], []
-    for model, pick in [
-        *((model, study.short) for model in (*study.networks, *study.kernels)),
-        *((model, study.longest) for model in study.networks),
-    ]:
-        found = [pick(data, model) for data in study.data]
-        if known := [each for each in found if each]:
-            used += known
-            epochs = slashed([count(each.epochs, "epoch") for each in known if each.epochs])
-            cells = [percent(each) if each else "not measured" for each in found]
-            for name in ("Training (s)", "FLOPs (10¹²)", "Splits"):
-                cells.append(slashed([CELLS[name](each) if each else "-" for each in found]))
-            lines.append([f"{model}, {epochs}" if epochs else model, *cells])
-    if lines:
-        names = "|".join(f"{data} (%)" for data in study.data)
-        yield table(f"Model|{names}|Training (s)|FLOPs (10¹²)|Splits", lines)
-        yield how_to_read(study, used)
-        yield "\n".join(f"- {data}: {' '.join(sentences(study, data))}" for data in study.data)
-        drawn = [data for data in study.data if picture(study, data)]
-        if drawn:
-            words = "validation accuracy against FLOPs of training"
-            yield "\n".join(f"![{data}: {words}](./{slug(data)}.svg)" for data in drawn)
-            yield (
-                "Pictures show validation images: numbers are epochs, bands the range over splits,"
-                " dotted curves training accuracy, faint points other SVM settings. What lies on"
-                " the lower edge is below it."
-            )
+    """Who is ahead on each data set, at what cost, the best of each model, and the pictures."""
+    for data in study.data:
+        yield f"### {data}"
+        yield " ".join(sentences(study, data))
+        columns = "Model|Test accuracy (%)|Training (s)|FLOPs (10¹²)|Splits|Setting"
+        yield listing(columns, study.first_screen(data))
+        if picture(study, data):
+            yield f"![{data}: accuracy on validation images by epoch](./{study.files[data]})"
+    if study.data:
+        yield " ".join(how_to_read(study))
 
 
-def how_to_read(study: Study, used: list[Setting]) -> str:
-    """What the figures of the answer are."""
-    rows = [row for each in used for row in each.runs.values()]
-    totals = {sum(row[name] for name in ("n_train", "n_val", "n_test")) for row in rows}
-    size = f" of {count(*totals, 'image')}" if len(totals) == 1 else ""
-    kinds = sorted({row["precision"] for row in rows if "precision" in row})
-    precision = f", networks in {listed(kinds)}" if kinds else ""
-    text = (
-        "Each line shows, for each data set, the setting that is best on validation images and its"
-        f" accuracy on test images: mean ± standard deviation over random 70/10/20 splits{size}."
-        f" Models are compared on the splits that both have. Times are for {hardware(used)}"
-        f"{precision}."
+def how_to_read(study: Study) -> Iterator[str]:
+    """What the figures of the answer are, and who fits the SVMs."""
+    used = [each for data in study.data for each in study.first_screen(data)]
+    kinds = sorted({e.factors["precision"] for e in used if "precision" in e.factors})
+    yield (
+        "Each line is the setting that is best on validation images, with its accuracy on test"
+        " images: mean ± standard deviation over random 70/10/20 splits. Two models are compared"
+        " on the splits that both have. Times and FLOPs are those of training, on"
+        f" {places(used)}{', networks in ' * bool(kinds)}{listed(kinds)}."
     )
-    text += f" *a / b* is {' / '.join(study.data)}." if study.data[1:] else ""
-    text += no_gpu([*study.all, *study.devices])
-    if study.data[0] in DATA:
-        text += " Our test images are not the official ones: published figures differ."
-    others = [data for data in study.all_data if data not in study.data]
-    return text + (f" Only tables.md has the rows of {listed(others)}." if others else "")
-
-
-def no_gpu(settings: list[Setting]) -> str:
-    is_known = any(each.machine[0] == "cuda" for each in settings)
-    return "" if is_known else " No GPU was measured."
+    if any(len(each.runs) < SEEDS for each in used):
+        yield "Fewer than three splits cannot tell a difference from luck."
+    if study.kernels:
+        twins = pairs([e for e in study.all if e.data in study.data], "solver", SOLVERS)
+        times = span(theirs.ms() / ours.ms() for ours, theirs in twins)
+        more = f"; scikit-learn's SVC takes {times} times as long" * bool(times)
+        yield f"GramSVC, our own solver, fits the SVMs{more}."
+    if {*map(show, DATA)} & {*study.data}:
+        yield "Our test images are not the official ones: published figures differ."
+    others = sorted({each.data for each in study.all} - {*study.data})
+    more = f", and those of {listed(others)}" * bool(others)
+    yield f"[All tables](./tables.md) have all settings, with testing times{more}."
 
 
 def sentences(study: Study, data: str) -> Iterator[str]:
-    """Which is ahead on a data set, the best network or the best SVM: within EPOCHS, and after most
-    epochs."""
+    """The best network against the best SVM, soon and after most epochs, then against others."""
     svm = study.short(data, "SVM")
-    network = best(study.short(data, model) for model in study.networks)
+    within = best(study.short(data, model) for model in study.networks)
     long = best(study.longest(data, model) for model in study.networks)
-    if svm and network:
-        yield versus(network, svm, f"within {count(EPOCHS, 'epoch')}")
+    if svm and within:
+        yield versus(within, svm, f"Within {count(EPOCHS, 'epoch')} ")
     if svm and long:
-        yield versus(long, svm, f"after {count(long.epochs, 'epoch')}")
-    if not svm or not (network or long):
-        only = svm or network or long
-        yield f"{only.name} has {percent(only)} % ({only.text})."
+        yield versus(long, svm, f"After {count(long.epochs, 'epoch')} ")
+    main = long or within
+    if not (svm and main):
+        only = svm or main
+        yield f"{capital(only.name)} has {percent(only)} % ({only.text})."
+    for model in study.networks:
+        other = study.longest(data, model) or study.short(data, model)
+        if other and model != main.model:
+            when = "After" if main.epochs > EPOCHS else "Within"
+            most = main.epochs if main.epochs > EPOCHS else EPOCHS
+            differ = max(other.epochs, main.epochs) > EPOCHS and other.epochs != main.epochs
+            yield versus(other, main, "" if differ else f"{when} {count(most, 'epoch')} ")
 
 
-def versus(network: Setting, svm: Setting, when: str) -> str:
-    """Which of the two is ahead, by how much, on how many splits, and at what cost."""
-    gap = lead(network, svm)
-    if not gap:
-        return f"{when.capitalize()} {network.name} and the SVM share no split."
-    first, second, sign = (network, svm, 1) if gap.mean >= 0 else (svm, network, -1)
-    n, won = len(gap.gaps), sum(sign * each > 0 for each in gap.gaps.values())
-    clearly, but = ("clearly ", "") if gap.sign() else ("", ", but not clearly")
-    few = "" if n >= 3 else ", too few for an interval"
-    return (
-        f"**{when.capitalize()} {first.name} is {clearly}ahead of {second.name}{but}**, by"
-        f" {abs(gap.mean):.2f} points, on {won} of {count(n, 'common split')}{few}."
-        f" {cost(network, svm)}."
-    )
+def versus(first: Setting, second: Setting, when: str) -> str:
+    """Which of two is ahead, by how much and at what cost. Without a time that holds for both, each
+    is named with its epochs."""
+
+    def name(each: Setting) -> str:
+        return each.name if when else f"{each.name} after {count(each.epochs, 'epoch')}"
+
+    if not (gap := lead(first, second)):
+        return f"{capital(f'{when}{name(first)}')} and {name(second)} share no split."
+    if gap.mean < 0:
+        first, second, gap = second, first, lead(second, first)
+    high, low = (round(each.mean(seeds=gap.gaps), 2) for each in (first, second))
+    points = f"by {high - low:.2f} points ({high:.2f} against {low:.2f})"
+    n, won = len(gap.gaps), sum(each > 0 for each in gap.gaps.values())
+    ahead = f"ahead of {name(second)}"
+    if gap.sign():
+        text = f"{when}{name(first)} is clearly {ahead}**, {points}"
+        text += f" on the {n} splits that both have."
+    elif high == low:
+        text = f"{when}{name(first)} and {name(second)} are level** ({high:.2f})."
+    elif won == n < SEEDS:
+        text = (
+            f"{when}{name(first)} is {ahead} on {('one split', 'both splits')[n - 1]}**, {points}."
+        )
+    else:
+        splits = f"all {n} splits, too few to be sure" if won == n else f"{won} of {n} splits"
+        text = f"{when}it is undecided**: {name(first)} leads {name(second)} {points}, on {splits}."
+    cheap, dear = sorted((first, second), key=lambda e: (np.nan_to_num(e.flops()), e.ms()))
+    longer = f"trains {rounded(dear.ms() / cheap.ms(), 2)} times as long"
+    if cheap.place != dear.place:
+        longer = f"on {dear.place} {longer} as {cheap.name} on {cheap.place}"
+    if not math.isnan(more := dear.flops() / cheap.flops()):
+        longer += f", with {rounded(more, 2)} times the FLOPs"
+    return f"**{capital(text)} {capital(dear.name)} {longer}."
 
 
-def cost(first: Setting, second: Setting) -> str:
-    """How the training times of two settings compare, if they are of one machine."""
-    fast, slow = sorted((first, second), key=Setting.ms)
-    text = f"{slow.name} trains {rounded(slow.ms() / fast.ms(), 2)} times as long"
-    if not math.isnan(more := slow.flops() / fast.flops()):
-        text += f", with {rounded(more, 2)} times the FLOPs"
-    if fast.machine != slow.machine:
-        times = [f"{each.name} trains in {seconds(each)} s" for each in (fast, slow)]
-        text = f"{listed(times)}, on different hardware"
-    return text[0].upper() + text[1:]
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 # --- tables --------------------------------------------------------------------------------------
 
 
 def resnets(study: Study) -> Iterator[str]:
-    """A line for each batch size, optimizer, learning rate and momentum, at its best epochs."""
-    names = ("batch_size", "optimizer", "lr", "momentum")
-    columns = [(data, model) for data in study.data for model in study.networks]
-    tried = [row for row in study.rows if (row["data"], row["model"]) in columns]
-    tried = [row for row in tried if row["kind"] == "resnet" and row["epochs"] <= EPOCHS]
-    most = max((row["epochs"] for row in tried), default=0)
-
-    def cell(data: str, model: str, line: dict) -> str:
-        if setting := study.short(data, model, **line):
-            return percent(setting) + f" ({show(setting.epochs)})" * (setting.epochs < most)
-        same = {"data": data, "model": model, **line}
-        failed = {row["status"] for row in tried if same.items() <= row.items()}
-        return listed(sorted(failed)).replace("_", " ") or "not measured"
-
-    lines = []
-    keys = {tuple(row[name] for name in names) for row in tried}
-    for key in sorted(keys, key=lambda key: (key[0], key[1] != "sgd", key[1], -key[2], str(key))):
-        size, optimizer, lr, momentum = key
-        own = f", momentum {show(momentum)}" * (momentum not in (None, 0.9))
-        line = dict(zip(names, key, strict=True))
-        cells = [cell(*column, line) for column in columns]
-        lines.append([show(size), show(optimizer) + own, show(lr), *cells])
-    if lines:
-        heads = "|".join(f"{data}, {model}" for data, model in columns)
-        yield table(f"Batch|Optimizer|Rate|{heads}", lines)
-        yield (
-            f"Test accuracy (%) after {count(most, 'epoch')}, or after the number in parentheses if"
-            " that is better on validation images or the only one."
-        )
+    """Networks by batch size, optimizer and learning rate, after the most epochs within 5."""
+    found = [each for data in study.data for each in study.of(data) if each.epochs]
+    most = {each.data: each.epochs for each in sorted(found, key=lambda e: e.epochs)}
+    if found := [each for each in found if each.epochs == most[each.data]]:
+        yield pivot(
+            "Batch|Optimizer|Rate", ("batch_size", "optimizer", "lr"), found,
+            lambda e: {(study.data.index(e.data), f"{e.data}, {e.model}"): percent(e)},
+        )  # fmt: skip
+        epochs = " or ".join(map(show, sorted({*most.values()})))
+        yield f"Test accuracy (%) after {epochs} epochs."
+    if study.failed:
+        yield f"{count(study.failed, 'run')} failed: resnet.csv and svm.csv say why."
 
 
 def svms(study: Study) -> Iterator[str]:
     """The best setting of each kernel on each data set."""
-    found = [study.short(data, model) for data in study.data for model in study.kernels]
-    if any(found):
-        names = "Data set|Model|Accuracy (%)|Training (s)|Testing (s)|Setting"
-        yield listing(names, list(filter(None, found)))
+    found = [e for data in study.data for e in study.first_screen(data) if e.family == "SVM"]
+    if found:
+        yield listing("Data set|Model|Test accuracy (%)|Training (s)|Testing (s)|Setting", found)
 
 
 def devices(study: Study) -> Iterator[str]:
     """The same trainings on a CPU and on a GPU, as far as they were measured."""
-    found = sorted(study.devices, key=lambda e: (e.data, str(e.factors["device"]), e.model, e.text))
-    if found:
-        names = "Data set|Device|Model|Setting|Accuracy (%)|Training (s)|MFLOPs an image"
-        yield listing(names, found)
-        text = f"On {hardware(found)}. MFLOPs are those of training, forward and backward."
-        yield text + no_gpu(found)
+    data = study.assigned.get(FASHION, [*study.data, ""][-1])
+    same = {"batch_size": 16, "lr": 1e-3}.items()
+    found = [e for e in study.all if e.data == data and e.epochs <= 3 and same <= e.factors.items()]
+    if found := [e for e in found if e.epochs == max(e.epochs for e in found)]:
+        groups = [*enumerate(("Test accuracy (%)", "Training (s)", "FLOPs (10¹²)"))]
+        yield pivot(
+            "Device|Optimizer", ("device", "optimizer"), found,
+            lambda e: {(n, f"{group}, {e.model}"): CELLS[group](e) for n, group in groups},
+        )  # fmt: skip
+        yield (
+            f"{data}, batch 16, rate 0.001, {count(found[0].epochs, 'epoch')}, on {places(found)}."
+            " FLOPs are those of a training on 28x28 images, 2 for each multiply-accumulate."
+            f" {' '.join(costs(found))}"
+        )
+
+
+def costs(found: list[Setting]) -> Iterator[str]:
+    """What ResNet-50 costs on each device, and how much faster a GPU is."""
+    for device in dict.fromkeys(each.factors["device"] for each in found):
+        on = [each for each in found if each.factors["device"] == device]
+        if twins := pairs(on, "arch", ("resnet18", "resnet50")):
+            times = span(large.ms() / small.ms() for small, large in twins)
+            flops = span(large.flops() / small.flops() for small, large in twins)
+            gains = span(large.mean() - small.mean() for small, large in twins)
+            yield (
+                f"On the {show(device)} {LARGE} trains {times} times as long as {SMALL}, with"
+                f" {flops} times the FLOPs, and gains {gains} points of accuracy."
+            )
+    twins = pairs(found, *DEVICES)
+    for name in sorted({cpu.model for cpu, _ in twins}):
+        times = span(cpu.ms() / gpu.ms() for cpu, gpu in twins if cpu.model == name)
+        yield f"The GPU trains {name} {times} times as fast as the CPU."
+    if not any(each.factors["device"] == "cuda" for each in found):
+        yield "No GPU was measured."
 
 
 def settings(study: Study) -> Iterator[str]:
     """Every setting, the best on validation images first."""
-    columns = "Validation (%)|Accuracy (%)|Training (s)|Testing (s)|FLOPs (10¹²)|Splits"
-    for data in study.all_data:
-        for models in (study.networks, study.kernels):
-            found = [e for e in study.all if e.data == data and e.model in models]
-            if found:
-                kind = "SVMs" if models == study.kernels else "ResNets"
+    columns = "Validation (%)|Test accuracy (%)|Training (s)|Testing (s)|FLOPs (10¹²)|Splits"
+    for data in dict.fromkeys([*study.data, *sorted(each.data for each in study.all)]):
+        for kind, factor in KINDS.items():
+            if found := [e for e in study.all if e.data == data and factor in e.factors]:
                 title = f"{data}: {count(len(found), 'setting')} of {kind}"
-                yield f"<details><summary>{title}</summary>"
+                yield f'<details markdown="1"><summary>{title}</summary>'  # for GitHub Pages, too
                 yield listing(f"Model|Setting|{columns}", found)
                 yield "</details>"
 
 
-def failures(study: Study) -> Iterator[str]:
-    """Failed runs, and finished ones that stand in no table."""
-    names = ("kind", "data", "model", "seed", "status", "reason")
-    failed = [row for row in study.rows if row["status"] != "ok"]
-    lines = sorted([show(row[name]) for name in names] for row in failed)
-    yield table("File|Data set|Model|Seed|Status|Reason", lines) if lines else "No run failed."
-    yield apart(study)
-
-
-def apart(study: Study) -> str:
-    """How many finished rows stand in no table."""
-    used = {id(row) for e in (*study.all, *study.devices) for row in e.runs.values()}
-    used |= {id(row) for pair in pinned_pairs(study) for row in pair.values()}  # of claim 9
-    left = sum(row["status"] == "ok" and id(row) not in used for row in study.rows)
-    why = "made with --split-seed, or not the newest of their setting and seed"
-    return f"{count(left, 'finished row')} in no table: {why}." if left else ""
-
-
-def is_assigned(row: dict) -> bool:
-    """Whether the assignment asks for a finished row, on its one seed."""
-    if row["kind"] == "svm" and not (row["C"] in (0.1, 1) and row["solver"] == "gram"):
-        return False
-    gammas = ("scale", "auto", 0.01, 0.1)
-    is_first = row["seed"] == row["split_seed"] == 0
-    return is_first and row.get("epochs", 0) <= EPOCHS and row.get("gamma", 0.1) in gammas
-
-
-def spent(rows: list[dict]) -> str:
-    """Hours of training and testing by model; of the rows of one training the longest counts."""
-    longest, total = {}, Counter()
-    for row in sorted(rows, key=lambda row: row["train_ms"]):
-        key = zip(common.KEY[row["kind"]], row["key"], strict=True)
-        longest[row["kind"], *(value for name, value in key if name != "epochs")] = row
-    for row in longest.values():
-        family = "SVMs" if row["kind"] == "svm" else row["model"]
-        total[family] += (row["train_ms"] + row["predict_time_ms"]) / 3.6e6
-    words = [f"{name} {hours:.1f}" for name, hours in sorted(total.items())]
-    return f"{total.total():.1f} hours ({', '.join(words)})"
-
-
-def hours(study: Study) -> Iterator[str]:
-    """What the assignment took, and all runs."""
-    rows = [row for row in study.rows if row["status"] == "ok"]
-    if part := [row for row in rows if is_assigned(row)]:
-        machines = hardware(settings_of(part))
-        yield (
-            f"The assignment takes {spent(part)}, for one process on {machines}; two on 2 cores"
-            f" take half of it. Everything here took {spent(rows)}."
-        )
-
-
 # --- claims --------------------------------------------------------------------------------------
-#
-# A judge gives the figures that a claim needs on a data set, each with a sign: 1 as claimed, -1 not
-# so, 0 within its uncertainty. results/README.md tells the rules in words.
 
 WORDS = {1: "yes", -1: "no", 0: "not clear"}
-DEARER = 1.5  # a gain below one point of accuracy is not worth so many times the FLOPs
 NOISE = 2  # times of equal work on machines with the same instructions differed by up to this
 LITTLE = 1.1  # a factor of time
-Judge = Callable[[Study, str], Iterator[tuple[int, str]]]
-
-
-def most_lines(study: Study, data: str):
-    gaps = [lead(*(study.short(data, model, **line) for model in NETWORKS)) for line in GRID]
-    gaps = list(filter(None, gaps))
-    seeds = set.intersection(*(set(gap.gaps) for gap in gaps)) if gaps else set()
-    if seeds:
-        # A seed counts once, by the mean of its gaps over the lines.
-        means = {seed: float(np.mean([gap.gaps[seed] for gap in gaps])) for seed in seeds}
-        overall, won = Lead(means, gaps[0].overlap), sum(gap.mean > 0 for gap in gaps)
-        agree = (won > len(gaps) / 2) == (overall.mean > 0) and len(gaps) > len(GRID) / 2
-        yield overall.sign() if agree else 0, f"{won} of {len(gaps)} lines, {overall}"
-
-
-def peak(study: Study, data: str):
-    runs = [100 * v for each in study.of(data, SMALL) for v in each.values("test_accuracy")]
-    if runs:
-        yield 1 if max(runs) >= 99.295 else -1, f"best of {count(len(runs), 'run')} {max(runs):.2f}"
-
-
-def not_worth_it(study: Study, data: str):
-    small, large = (study.short(data, model) for model in NETWORKS)
-    if gap := lead(large, small):
-        dearer = large.flops() / small.flops()
-        sign = -gap.sign(bound=1 if dearer > DEARER else 0)  # at equal cost any gain is worth it
-        yield sign, f"gains {gap}<br>for {rounded(dearer)} times the FLOPs"
-
-
-def lower_on_fashion(study: Study, data: str):
-    mnist = {(each.model, each.text): each for each in study.of(MNIST)}
-    gaps = [lead(mnist.get((each.model, each.text)), each) for each in study.of(data)]
-    if gaps := list(filter(None, gaps)):
-        lower = sum(gap.mean > 0 for gap in gaps)
-        yield 1 if lower == len(gaps) else -1, f"in {lower} of {len(gaps)} settings"
-
-
-def svm_costs_less(study: Study, data: str, cost: Callable, solver: str = "gram", noise: float = 1):
-    svm = study.short(data, "SVM")
-    factors = svm and svm.factors | {"solver": solver}
-    svm = next((each for each in study.all if (each.data, each.factors) == (data, factors)), None)
-    for model in NETWORKS:
-        network = study.short(data, model)
-        if svm and network and (cost is Setting.flops or svm.machine == network.machine):
-            more = cost(network) / cost(svm)
-            yield above(1, more / noise, more * noise), f"{model} {rounded(more)}"
-
-
-def svm_is_behind(study: Study, data: str):
-    for model in NETWORKS:
-        if gap := lead(study.short(data, model), study.short(data, "SVM")):
-            yield gap.sign(), f"{model} {gap}"
-
-
-def gap_is_wider(study: Study, data: str):
-    networks = {name: best(study.short(name, model) for model in NETWORKS) for name in DATA}
-    gaps = [lead(networks[name], study.short(name, "SVM")) for name in DATA]
-    if all(gaps):
-        (low, high), (other_low, other_high) = (gap.interval() for gap in gaps)
-        sign = int(low > other_high) - int(high < other_low)
-        yield sign, f"{gaps[0].mean:+.2f} against {gaps[1].mean:+.2f}"
-
-
-def gpu_gain(study: Study, data: str, model: str, claimed: int):
-    """CPU time over GPU time of equal trainings; claimed is 1 for a gain above 2, -1 for below."""
-    found = [each for each in study.devices if (each.data, each.model) == (data, model)]
-    for gpu in found:
-        cpu = [each for each in found if each.factors == gpu.factors | {"device": "cpu"}]
-        rows = [next(iter(each.runs.values())) for each in (*cpu, gpu)]
-        if cpu and gpu.factors["device"] == "cuda" and rows[0]["cpu_name"] == rows[1]["cpu_name"]:
-            gain = cpu[0].ms() / gpu.ms()
-            ends = [rows[0][f"step_ms_{a}"] / rows[1][f"step_ms_{b}"]
-                    for a, b in (("min", "max"), ("max", "min"))]  # fmt: skip
-            sign = claimed * above(2, min(gain, *ends), max(gain, *ends))
-            yield sign, f"{show(gpu.factors['optimizer'])} {rounded(gain)} times as fast"
-
-
-def adam_is_best(study: Study, data: str):
-    found = study.of(data)
-    adam, winner = study.short(data, SMALL, optimizer="adam", lr=1e-3), best(found)
-    if adam and found[1:]:
-        gap = lead(adam, winner)
-        sign = 1 if adam is winner else min(gap.sign(), 0) if gap else 0
-        behind = f"<br>{gap} from the best" if gap and adam is not winner else ""
-        yield sign, f"rank {1 + found.index(adam)} of {len(found)}{behind}"
-
-
-def pinned_pairs(study: Study) -> list[dict[str, dict]]:
-    """Runs on a GPU with pinned memory (yes) and without (no), all else equal."""
-    pairs = {}
-    for row in study.rows:
-        if row["kind"] == "resnet" and row["status"] == "ok" and row["machine"][0] == "cuda":
-            same = [row[name] for name in common.KEY["resnet"] if name != "pin_memory"]
-            pairs.setdefault(str((row["machine"], same)), {})[row["pin_memory"]] = row
-    return [pair for pair in pairs.values() if len(pair) == 2]
-
-
-def pinning_changes_nothing(study: Study, data: str):
-    pairs = [pair for pair in pinned_pairs(study) if pair["no"]["data"] == data]
-    if pairs:
-        equal = sum(pair["yes"]["weights_sha256"] == pair["no"]["weights_sha256"] for pair in pairs)
-        ratios = [pair["no"]["train_ms"] / pair["yes"]["train_ms"] for pair in pairs]
-        more = float(np.median(ratios))
-        yield 1 if equal == len(pairs) else -1, f"{equal} of {len(pairs)} pairs of equal weights"
-        yield 1 if 1 / LITTLE < more < LITTLE else -1, f"{more:.2f} times as long without"
-
-
-CLAIMS: dict[str, tuple[Judge, tuple[str, ...]]] = {  # and the data sets that they are about
-    "1a ResNet-18 beats 50 on MNIST": (most_lines, (MNIST,)),
-    "1b ResNet-18 peaks at 99.30 %": (peak, (MNIST,)),
-    "2 ResNet-50 is not worth its cost": (not_worth_it, DATA),
-    "3 MNIST is easier everywhere": (lower_on_fashion, (FASHION,)),
-    "4a SVMs train faster (times)": (partial(svm_costs_less, cost=Setting.ms, noise=NOISE), DATA),
-    "4a' ... with scikit-learn's solver": (
-        partial(svm_costs_less, cost=Setting.ms, noise=NOISE, solver="sklearn"), DATA
-    ),
-    "4b ... with fewer FLOPs (times)": (partial(svm_costs_less, cost=Setting.flops), DATA),
-    "5a SVMs are less accurate": (svm_is_behind, DATA),
-    "5b ... more so on MNIST": (gap_is_wider, (MNIST,)),
-    "6 A GPU halves ResNet-50's time": (partial(gpu_gain, model=LARGE, claimed=1), DATA),
-    "7 ... but not ResNet-18's": (partial(gpu_gain, model=SMALL, claimed=-1), DATA),
-    "8 ResNet-18, Adam, 0.001 is best": (adam_is_best, DATA),
-    "9 pin_memory changes little": (pinning_changes_nothing, DATA),
+CLAIMS = {
+    "1a": "ResNet-18 beats ResNet-50 on MNIST", "1b": "ResNet-18 peaks at 99.30 %",
+    "2": "ResNet-50 is not worth its cost", "3": "MNIST is easier everywhere",
+    "4a": "SVMs train faster", "4a'": "SVMs train faster, with scikit-learn's solver",
+    "4b": "SVMs train with fewer FLOPs", "5a": "SVMs are less accurate",
+    "5b": "SVMs are less accurate, more so on MNIST", "6": "A GPU halves ResNet-50's time",
+    "7": "A GPU does not halve ResNet-18's time", "8": "ResNet-18, Adam, 0.001 is best",
+    "9": "pin_memory changes little",
 }  # fmt: skip
+Judge = Iterator[tuple[str, str, str]]  # a claim, its verdict and the figure behind that
+
+
+def judge_mnist(study: Study, data: str) -> Judge:
+    """Claims 1a and 1b, and, from both data sets, 3 and 5b."""
+    lines = common.combinations(batch_size=[16, 32], optimizer=["sgd", "adam"], lr=[1e-3, 1e-4])
+    gaps = [lead(*(study.short(data, model, **line) for model in NETWORKS)) for line in lines]
+    gaps, runs = [gap for gap in gaps if gap], study.of(data, SMALL)
+    if gaps and (seeds := set.intersection(*({*gap.gaps} for gap in gaps))):
+        # A seed counts once, by the mean of its gaps over the lines.
+        means = {seed: float(np.mean([gap.gaps[seed] for gap in gaps])) for seed in sorted(seeds)}
+        overall = average(means, next(iter(runs[0].runs.values())))
+        won = sum(gap.mean > 0 for gap in gaps)
+        agree = (won > len(gaps) / 2) == (overall.mean > 0) and len(gaps) > len(lines) / 2
+        word = overall.verdict(overall.sign() if agree else 0)
+        yield "1a", word, f"{won} of {len(gaps)} lines, {overall}"
+    if values := [100 * value for each in runs for value in each.values("test_accuracy")]:
+        word = WORDS[1 if max(values) >= 99.295 else -1]
+        yield "1b", word, f"best of {count(len(values), 'run')} {max(values):.2f}"
+    found = [each for each in study.settings if each.epochs <= EPOCHS]
+    gaps = [lead(*twins) for twins in pairs(found, "dataset", DATA, but=("limit",))]
+    if gaps := [gap for gap in gaps if gap]:
+        lower = sum(gap.mean > 0 for gap in gaps)
+        yield "3", WORDS[1 if lower == len(gaps) else -1], f"in {lower} of {len(gaps)} settings"
+    networks = [best(study.short(each, model) for model in NETWORKS) for each in study.data]
+    gaps = [lead(each, each and study.short(each.data, "SVM")) for each in networks]
+    if len(gaps) == 2 and all(gaps):
+        first, second = gaps
+        fewer = min(first.gaps, second.gaps, key=len)
+        more = Lead(fewer, first.mean - second.mean, math.hypot(first.half, second.half))
+        text = f"{first.mean:+.2f} against {second.mean:+.2f}: {more}"
+        yield "5b", more.verdict(more.sign()), text
+
+
+def judge_accuracy(study: Study, data: str) -> Judge:
+    """Claims 2, 5a and 8."""
+    svm, small, large = (study.short(data, model) for model in ("SVM", *NETWORKS))
+    if gap := lead(large, small):
+        word = gap.verdict(-1 if gap.sign() > 0 else int(gap.mean + gap.half < 1))
+        more = rounded(large.flops() / small.flops())
+        yield "2", word, f"gains {gap}<br>for {more} times the FLOPs"
+    for network in (small, large):
+        if gap := lead(network, svm):
+            yield "5a", gap.verdict(gap.sign()), f"{network.name} {gap}"
+    adam, found = study.short(data, SMALL, optimizer="adam", lr=1e-3), study.of(data)
+    found = [each for each in found if each.order()[0] == found[0].order()[0]]  # enough seeds
+    if adam in found and found[1:] and (gap := lead(adam, found[0])):
+        rank = 1 + found.index(adam)
+        behind = f"<br>{gap} from the best" if rank > 1 else ""
+        word = gap.verdict(1 if rank == 1 else min(gap.sign(), 0))
+        yield "8", word, f"rank {rank} of {len(found)}{behind}"
+
+
+def judge_cost(study: Study, data: str) -> Judge:
+    """Claims 4a, 4a', 4b, 6, 7 and 9."""
+    found = [each for each in study.all if each.data == data]
+    solvers = dict(pairs(found, "solver", SOLVERS))
+    svm, theirs = study.short(data, "SVM"), solvers.get(best(solvers))
+    costs = ("4a", svm, Setting.ms, NOISE), ("4a'", theirs, Setting.ms, NOISE)
+    for claim, other, cost, noise in (*costs, ("4b", svm, Setting.flops, 1)):
+        for network in (study.short(data, model) for model in NETWORKS):
+            if network and other:
+                more = cost(network) / cost(other)
+                word = WORDS[int(more > noise) - int(more < 1 / noise)]
+                yield claim, word, f"{network.name} {rounded(more)} times"
+    for claim, model, claimed in (("6", LARGE, 1), ("7", SMALL, -1)):
+        twins = pairs((each for each in found if each.model == model), *DEVICES)
+        if gains := [cpu.ms() / gpu.ms() for cpu, gpu in twins]:
+            sign = int(min(gains) > 2 * LITTLE) - int(max(gains) < 2 / LITTLE)
+            yield claim, WORDS[claimed * sign], f"{span(gains)} times as fast"
+    runs = {}  # of a training that gives rows at several epochs, the longest counts
+    twins = pairs(found, "pin_memory", ("no", "yes"))
+    for no, yes in sorted(twins, key=lambda pair: pair[0].epochs):
+        for seed in no.runs.keys() & yes.runs.keys():
+            runs[str(no.factors | {"epochs": 0}), seed] = no.runs[seed], yes.runs[seed]
+    if runs:
+        digests = [(no["weights_sha256"], yes["weights_sha256"]) for no, yes in runs.values()]
+        equal = sum(no == yes is not None for no, yes in digests)
+        text = f"equal weights in {equal} of {count(len(runs), 'pair')}"
+        yield "9", WORDS[1 if equal == len(runs) else -1], text
+        more = np.median([no["train_time_ms"] / yes["train_time_ms"] for no, yes in runs.values()])
+        word = WORDS[1 if 1 / LITTLE < more < LITTLE else -1]
+        yield "9", word, f"{more:.2f} times as long without it"
 
 
 def claims(study: Study) -> Iterator[str]:
-    """An earlier report's claims, judged on each whole data set."""
-    lines, missing = [], []
-    for claim, (judge, about) in CLAIMS.items():
-        cells = []
-        for data in DATA:
-            figures = {}
-            for sign, text in judge(study, data) if data in about else ():
-                figures.setdefault(f"**{WORDS[sign]}**: ", []).append(text)
-            cells.append("<br>".join(word + ", ".join(texts) for word, texts in figures.items()))
-        if any(cells):
-            lines.append([claim, *cells])
-        else:
-            missing.append(claim.replace("... ", ""))
+    """An earlier report's claims, judged on each data set of the page."""
+    found: dict[str, dict] = {claim: {} for claim in CLAIMS}
+    for name, data in study.assigned.items():
+        own = judge_mnist(study, data) if name == MNIST else ()
+        for claim, word, text in (*own, *judge_accuracy(study, data), *judge_cost(study, data)):
+            found[claim].setdefault(data, {}).setdefault(f"**{word}**: ", []).append(text)
+    lines = []
+    for claim in filter(found.get, found):
+        cells = [found[claim].get(data, {}) for data in study.assigned.values()]
+        cells = ["<br>".join(word + ", ".join(cell[word]) for word in cell) for cell in cells]
+        lines.append([f"{claim} {CLAIMS[claim]}", *cells])
     if lines:
-        yield table("Claim|" + "|".join(DATA), lines)
-    yield f"Not measured: {'; '.join(missing)}." if missing else ""
+        yield table("|".join(["Claim", *study.assigned.values()]), lines)
+        used = [each for each in study.all if each.data in study.data]
+        where = [(n, [e for e in used if f in e.factors]) for n, f in KINDS.items()]
+        yield f"Times are {listed([f'of {name} on {places(on)}' for name, on in where if on])}."
+    if missing := [f"{claim} {CLAIMS[claim]}" for claim, cells in found.items() if not cells]:
+        yield f"Not measured: {'; '.join(missing)}."
 
 
 # --- pictures ------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT = 410, 326
-LEFT, RIGHT, TOP, BOTTOM = 46, 400, 92, 276  # of the axes
-# Colours of M. Okabe and K. Ito, which all kinds of colour vision tell apart, on light and on dark.
-STYLE = """
-text { font: 14px system-ui, sans-serif; fill: #1f2328 } .title { font-weight: bold }
-.paper { fill: #ffffff } path { fill: none; stroke: var(--c); stroke-width: 2 }
-circle { fill: var(--c) } .axis { stroke: #8c959f; stroke-width: 1 }
-.faint { opacity: 0.4 } .band { fill: var(--c); stroke: none; opacity: 0.2 }
-.dotted { stroke-dasharray: 2 4; stroke-width: 1.5 } .dashed { stroke-dasharray: 9 5 }
-.name { fill: var(--c); font-weight: bold }
-.m0 { --c: #0072B2 } .m1 { --c: #C04F00 } .m2 { --c: #007A59 } .m3 { --c: #AA4499 }
-@media (prefers-color-scheme: dark) {
-text { fill: #e6edf3 } .paper { fill: #0d1117 } .axis { stroke: #6e7681 }
-.m0 { --c: #56B4E9 } .m1 { --c: #E69F00 } .m2 { --c: #2FC79B } .m3 { --c: #DD9CC0 } }
-"""
+WIDTH, PLOT, LEFT, RIGHT = 410, 190, 46, 392  # of the picture, height and ends of its axes
+# Of M. Okabe and K. Ito: all kinds of colour vision tell them apart. Then the SVM's, and ink.
+COLOURS, BLUE, INK = ("#C04F00", "#007A59", "#AA4499"), "#0072B2", "#1f2328"
 
 
-class Plot:
-    """An SVG of accuracies (%) against FLOPs; what lies below the axes is drawn on their edge."""
-
-    def __init__(self, title: str, x: Iterable[float], y: tuple[float, float]):
-        logs = np.log10(x)
-        margin = 0.05 * (max(logs) - min(logs)) or 0.5
-        self.x, self.y = (min(logs) - margin, max(logs) + margin), y
-        self.parts = [f"<title>{html.escape(title)}</title><style>{STYLE}</style>",
-                      '<rect width="100%" height="100%" class="paper"/>',
-                      f'<path d="M{LEFT},{TOP}V{BOTTOM}H{RIGHT}" class="axis"/>']  # fmt: skip
-        self.text(8, 20, title, "title")
-        self.text(8, TOP - 14, "validation accuracy (%)")
-        self.text(RIGHT, HEIGHT - 8, "FLOPs of training (10¹²)", anchor="end")
-        for tick in (digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)):
-            if self.x[0] < math.log10(tick) < self.x[1]:
-                self.text(self.at(tick, y[0])[0], BOTTOM + 18, f"{tick:,.6g}", anchor="middle")
-        step = next(step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if y[1] - y[0] <= 6 * step)
-        for tick in np.arange(0, 100 + step, step):
-            if y[0] < tick < min(y[1], 100.01):
-                self.text(LEFT - 6, self.at(x[0], tick)[1] + 5, f"{tick:.6g}", anchor="end")
-
-    def at(self, x, y) -> tuple:
-        """Pixels of points."""
-        return np.interp(np.log10(x), self.x, (LEFT, RIGHT)), np.interp(y, self.y, (BOTTOM, TOP))
-
-    def text(self, x: float, y: float, text: str, css: str = "", anchor: str = "start") -> None:
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">'
-                          f"{html.escape(text)}</text>")  # fmt: skip
-
-    def dot(self, x: float, y: float, css: str, radius: float = 3) -> None:
-        across, down = self.at(x, y)
-        self.parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{radius}" class="{css}"/>')
-
-    def line(self, x, y, css: str) -> None:
-        pixels = "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(*self.at(x, y), strict=True))
-        self.parts.append(f'<path d="M{pixels}" class="{css}"/>')
-
-    def curve(self, css: str, x, runs) -> None:
-        """Of [seeds, epochs, (training, validation)] the mean, its range, and points to read it."""
-        train, val = np.moveaxis(runs, 2, 0)
-        self.line([*x, *x[::-1]], [*val.min(0), *val.max(0)[::-1]], f"{css} band")
-        inside = train.mean(0) < self.y[1]
-        self.line(x[inside], train.mean(0)[inside], f"{css} dotted")
-        self.line(x, val.mean(0), css)
-        for epoch, (at, value) in enumerate(zip(x, val.mean(0), strict=True), 1):
-            self.dot(at, value, css)
-            if epoch in (1, EPOCHS, len(x)):
-                across, down = self.at(at, value)
-                below = epoch == 1 and down < BOTTOM - 20
-                self.text(across, down + (17 if below else -8), str(epoch), anchor="middle")
-
-    def svg(self) -> str:
-        size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
-        body = "\n".join(self.parts)
-        return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n{body}\n</svg>\n'
+def ticks(low: float, high: float, least: float) -> np.ndarray:
+    """At most seven round numbers (1, 2 or 5 times a power of ten apart) around a range."""
+    steps = (digit * 10.0**power for power in range(-2, 9) for digit in (1, 2, 5))
+    step = next(step for step in steps if step >= least and high - low <= 5 * step)
+    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
+    return np.round(step * np.arange(first, last + 1), 6)
 
 
-def slug(data: str) -> str:
-    """The name of a data set's picture."""
-    return re.sub("[^a-z0-9]+", "-", data.lower())
+def draw(title: str, lines: list[tuple], levels: np.ndarray) -> str:
+    """An SVG in plain attributes, which every program draws, on white. Lines are colour, dashes,
+    accuracies by epoch, and an entry of the legend, if any."""
+    legend = [line for line in lines if line[3]]
+    last, top = max(2, *(len(line[2]) for line in lines)), 52 + 18 * len(legend)
+    bottom, height = top + PLOT, top + PLOT + 46
+    box = f'x="{LEFT}" y="{top}" width="{WIDTH}" height="{PLOT}"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}"'
+        f' height="{height}" font-family="Segoe UI, Helvetica, Arial, sans-serif" font-size="14">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        f'<clipPath id="axes"><rect {box}/></clipPath>',
+    ]
+
+    def text(x, y, words, anchor="start", colour=INK):
+        style = f'text-anchor="{anchor}" fill="{colour}"'
+        parts.append(f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(words)}</text>')
+
+    def path(d, colour, dashes="none", more=""):
+        style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"'
+        parts.append(f'<path d="{d}" {style}{more}/>')
+
+    def at(epoch, value) -> tuple:
+        across, up = (epoch - 1) / (last - 1), (value - levels[0]) / (levels[-1] - levels[0])
+        return LEFT + 10 + across * (RIGHT - LEFT - 10), bottom - up * PLOT
+
+    text(8, 20, title)
+    text(8, 38, "accuracy (%) on validation images, dotted: training")
+    text(RIGHT, bottom + 36, "epoch", "end")
+    for tick in sorted({1, *ticks(1, last, 1)} & {*range(1, last + 1)}):
+        text(at(tick, 0)[0], bottom + 18, f"{tick:g}", "middle")
+    digits = max(len(f"{level:g}".partition(".")[2]) for level in levels)
+    for level in levels:
+        text(LEFT - 6, at(1, level)[1] + 5, f"{level:.{digits}f}", "end")
+    path(f"M{LEFT},{top}V{bottom}H{RIGHT + 8}", "#6e7681")
+    for colour, dashes, values, _ in lines:
+        points = [at(*point) for point in enumerate(values, 1)]
+        d = "L".join(f"{x:.1f},{y:.1f}" for x, y in [*points, points[-1]])  # one epoch is a dot
+        path(f"M{d}", colour, dashes, ' stroke-linecap="round" clip-path="url(#axes)"')
+    for place, (colour, dashes, _, words) in enumerate(legend):
+        path(f"M8,{53 + 18 * place}H40", colour, dashes)
+        text(48, 58 + 18 * place, words, colour=colour)
+    return "\n".join([*parts, "</svg>\n"])
 
 
 def picture(study: Study, data: str) -> str | None:
-    """Validation accuracy against FLOPs of training. Each SVM is a faint point, the best one a
-    solid point with a line across. Each network is the curve of its best longest training, with a
-    point for each epoch."""
-    svms = [each for each in study.of(data, "SVM") if each.flops() > 0]
-    points = [(each.flops() / 1e12, each.mean("val_accuracy")) for each in svms]
-    curves = {}
-    for model in study.networks:
-        one = study.longest(data, model, beyond=0)
-        runs = [row["curve"] for row in one.runs.values()] if one else []
-        if {len(run) for run in runs} == {one and one.epochs} and one.flops() > 0:
-            across = one.flops() / 1e12 * np.arange(1, one.epochs + 1) / one.epochs
-            curves[model] = across, np.array(runs)
-            points += zip(across, curves[model][1][..., 1].mean(0), strict=True)
-    if not points:
+    """Learning curves of each network's best longest training, and the best SVM as a line."""
+    lines: list[tuple] = []
+    for colour, model in zip(cycle(COLOURS), study.networks):
+        one = study.longest(data, model) or study.longest(data, model, beyond=0)
+        if one and len(found := one.curve()):
+            train, val = found.T
+            text = f"{model} {val[-1]:.2f} after {count(len(val), 'epoch')}"
+            text += f", {count(len(one.runs), 'split')}"
+            lines += [(colour, "2 4", train, ""), (colour, "none", val, text)]
+    if not lines:
         return None
-    x, y = zip(*points, strict=True)
-    low, high = np.quantile(y, 0.15), max(y)  # the worst would press all others together
-    plot = Plot(f"{data}: what more computation buys", x, (low, high + 0.1 * (high - low) + 0.01))
-    for point in points[: len(svms)]:
-        plot.dot(*point, "m0 faint")
-    for place, (model, (across, runs)) in enumerate(curves.items(), 1):
-        css = f"m{min(place, 3)}"
-        plot.curve(css, across, runs)
-        text = f"{model} {runs[:, -1, 1].mean():.2f} after {count(len(across), 'epoch')}"
-        text += f", {count(len(runs), 'split')}"
-        plot.text(RIGHT, 21 + 17 * place, text, f"name {css}", "end")
-    if winner := best(svms):
-        at, level = winner.flops() / 1e12, winner.mean("val_accuracy")
-        plot.line([at, max(x)], [level, level], "m0 dashed")
-        plot.dot(at, level, "m0", 5)
-        across, down = plot.at(at, level)
-        plot.text(max(across + 12, LEFT + 124), down - 9, f"best SVM {level:.2f}", "name m0", "end")
-    return plot.svg()
+    if svm := study.short(data, "SVM"):
+        level = [svm.mean("val_accuracy")] * max(2, *(len(line[2]) for line in lines))
+        text = f"best SVM {level[0]:.2f}, {count(len(svm.runs), 'split')}"
+        lines.append((BLUE, "9 5", level, text))
+    shown = [line[2] for line in lines if line[3]]
+    # Not the first epochs, which are far below.
+    low = min(*(each[-1] for each in shown), np.quantile(np.concatenate(shown), 0.15))
+    high = max(map(max, shown))
+    return draw(data, lines, ticks(low - max(0.02, (high - low) / 20), high, 0.01))
 
 
 # --- pages ---------------------------------------------------------------------------------------
 
-TABLES: dict[str, Callable] = {
-    make.__name__: make
-    for make in (answer, resnets, svms, devices, claims, hours, settings, failures)
-}
+TABLES = {make.__name__: make for make in (answer, resnets, svms, devices, claims, settings)}
+NAME = "|".join(TABLES)
 MARKED = re.compile(
-    rf"^<!-- table: ({'|'.join(TABLES)}) -->[ \t]*\n.*?^<!-- end: \1 -->[ \t]*$",
-    re.MULTILINE | re.DOTALL,
+    rf"^(<!-- table: ({NAME}) -->)[ \t]*\n.*?^(<!-- end: \2 -->)[ \t]*$", re.MULTILINE | re.DOTALL
 )
 
 
 def render(name: str, study: Study, place: str = "") -> str:
     """A table in markdown; place is the folder of its pictures."""
-    parts = [part for part in TABLES[name](study) if part]
-    text = "\n\n".join(parts) or "Nothing was measured for this table."
+    text = "\n\n".join(TABLES[name](study)) or "Nothing was measured for this table."
     return text.replace("](./", f"]({place}")
 
 
-def fill(readme: Path, study: Study, place: str) -> tuple[bytes, set[str]]:
-    """A README with a table between each pair of its markers, and their names. Exits 2 if it cannot
-    be read, or if markers are not in pairs."""
-    try:
-        text = readme.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        common.fail(f"cannot read {readme}: {error}")
-    names = MARKED.findall(text)
-    if not names or 2 * len(names) != len(re.findall(r"^\s*<!-- (?:table|end): ", text, re.M)):
+def plain(text: str) -> str:
+    """A table with the characters of a keyboard."""
+    return text.translate({ord(hard): soft for soft, hard in UNBROKEN.items()})
+
+
+def fill(readme: Path, study: Study, place: str) -> bytes:
+    """A README with a table between each pair of its markers. Exits 2 if they are not in pairs."""
+    text = readme.read_text(encoding="utf-8", errors="surrogateescape")
+    found = len(MARKED.findall(text))
+    if not found or 2 * found != len(re.findall(r"^\s*<!-- (?:table|end): ", text, re.MULTILINE)):
         common.fail(
             f"{readme}: markers must be in pairs, as <!-- table: answer --> and <!-- end: answer"
             f" -->, each on a line of its own, for {', '.join(TABLES)}"
         )
-
-    def part(match: re.Match) -> str:
-        content = render(match[1], study, place)
-        return f"<!-- table: {match[1]} -->\n\n{content}\n\n<!-- end: {match[1]} -->"
-
-    return MARKED.sub(part, text).encode(), set(names)
+    text = MARKED.sub(
+        lambda part: f"{part[1]}\n\n{render(part[2], study, place)}\n\n{part[3]}", text
+    )
+    return text.encode(errors="surrogateescape")
 
 
 def outputs(study: Study, folder: Path, readme: Path | None) -> dict[Path, bytes]:
-    """The content of every file that is written."""
-    drawn = {folder / f"{slug(data)}.svg": picture(study, data) for data in study.all_data}
-    files, names = {path: svg.encode() for path, svg in drawn.items() if svg}, set()
+    """The content of every file; those in the folder follow from its rows, whatever the README."""
+    drawn = {folder / study.files[data]: picture(study, data) for data in study.data}
+    files = {path: svg.encode() for path, svg in drawn.items() if svg}
+    parts = ["# Tables\n\nmake_tables.py writes this page from the rows beside it.\n"]
+    for name, make in TABLES.items():
+        parts.append(f"## {make.__doc__.rstrip('.')}\n\n{render(name, study)}\n")
+    files[folder / "tables.md"] = "\n".join(parts).encode()
     if readme:
         place = Path(os.path.relpath(folder, readme.parent)).as_posix()
-        files[readme], names = fill(readme, study, quote(f"{place}/"))
-    head = "# Tables\n\nmake_tables.py writes this page from the rows beside it.\n"
-    parts = [
-        f"## {make.__doc__.rstrip('.')}\n\n{render(name, study)}\n"
-        for name, make in TABLES.items() if name not in names
-    ]  # fmt: skip
-    files[folder / "tables.md"] = "\n".join([head, *parts]).encode()
+        files[readme] = fill(readme, study, quote(f"{place}/"))
     return files
+
+
+def command(setting: Setting, folder: Path, seeds: Iterable[int], *more: str) -> str:
+    """What to run for these splits of a setting."""
+    names = {"optimizer": "opt", "batch_size": "bs", "pin_memory": "pin-memory"}
+    words = ["python", "train_svm.py" if setting.family == "SVM" else "train_resnet.py"]
+    for name, value in setting.factors.items():
+        if value is not None and name not in ("amp", "precision"):
+            words.append(f"--{names.get(name, name)}={value}")
+    words += ["--no-amp"] * (setting.factors.get("amp") == "no")
+    words += ["--seed", *map(str, seeds), "--results-dir", str(folder), *more]
+    threads = clean([*setting.runs.values()][-1]["threads"])  # others give other bits
+    return f"OMP_NUM_THREADS={threads} {shlex.join(words)}"
+
+
+def advise(study: Study, folder: Path) -> Iterator[str]:
+    """Commands for the splits that the first screen lacks, and for saving the best networks."""
+    screens = [study.first_screen(data) for data in study.data]
+    if few := [each for found in screens for each in found if len(each.runs) < SEEDS]:
+        yield "Three splits give an interval. These commands make them:"
+        yield from (command(each, folder, range(SEEDS)) for each in few)
+    if networks := [best(e for e in found if e.epochs) for found in screens]:
+        yield "These commands save the best networks:"
+        for each in filter(None, networks):
+            yield command(each, folder, [*each.runs][:1], "--save-model", "models")
 
 
 def parse_args(argv: list[str] | None = None):
@@ -897,23 +794,21 @@ def parse_args(argv: list[str] | None = None):
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    folder = args.results_dir
-    if not folder.is_dir():
-        common.fail(f"--results-dir {folder}: there is no such folder; train something first")
-    study = Study(load(folder))
+    folder, study = args.results_dir, Study(args.results_dir)
+    if not study.all:
+        hint = "train something, or use --results-dir results/reference"
+        common.fail(f"{folder} holds no finished row: {hint}")
     files = outputs(study, folder, args.readme)
     stale = [p for p, content in files.items() if not p.exists() or p.read_bytes() != content]
     if args.check:
-        for path in stale:
-            common.say(f"{path} is stale: run make_tables.py without --check")
+        told = [f"{path} is stale: run make_tables.py without --check" for path in stale]
+        common.say("\n".join(told or [f"nothing is stale: {count(len(files), 'file')}"]))
         return 1 if stale else 0
-    lock = common.running(folder / "tables.md", ".lock")
-    lock.parent.mkdir(exist_ok=True)
-    with FileLock(lock):
-        for path in stale:
-            common.write_file(path, files[path])
-    common.say(render("answer", study, f"{folder}/").replace(HARD, " "))
-    common.say("\n".join(["", apart(study), f"All tables: {folder / 'tables.md'}"]))
+    for path in stale:
+        common.write_file(path, files[path])
+    common.say(plain(render("answer", study, f"{folder}/")))
+    common.say(f"\nAll tables: {folder / 'tables.md'}")
+    common.say("\n".join(advise(study, folder)))
     return 0
 
 
