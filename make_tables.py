@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from urllib.parse import quote
@@ -173,11 +173,13 @@ def pairs(settings: Iterable[Setting], name: str, values: tuple, but=()) -> list
 
 @dataclass(frozen=True)
 class Lead:
-    """Accuracy of one setting less another's, points, by seed; the mean, half its 95 % interval."""
+    """Accuracy of one setting less another's, points, by seed; their mean, half its 95 % interval,
+    and the mean as it is printed."""
 
     gaps: dict[int, float]
     mean: float
     half: float
+    shown: float
 
     def sign(self) -> int:
         """1 or -1 if the mean is clearly above or below 0, else 0."""
@@ -188,7 +190,7 @@ class Lead:
 
     def __str__(self) -> str:
         low, high = self.mean - self.half, self.mean + self.half
-        return f"{self.mean:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * math.isfinite(self.half)
+        return f"{self.shown:+.2f}" + f" [{low:+.2f}, {high:+.2f}]" * math.isfinite(self.half)
 
 
 def average(gaps: dict[int, float], row: dict) -> Lead:
@@ -200,14 +202,17 @@ def average(gaps: dict[int, float], row: dict) -> Lead:
         spread = max(values.std(ddof=1), 100 * math.sqrt(share * (1 - share) / row["n_test"]))
         spread *= math.sqrt(1 / n + row["n_test"] / row["n_train"])
         half = float(stats.t.ppf(0.975, n - 1) * spread)
-    return Lead(gaps, float(values.mean()), half)
+    return Lead(gaps, float(values.mean()), half, float(values.mean()))
 
 
 def lead(first: Setting | None, second: Setting | None) -> Lead | None:
-    """Of the first setting over the second; None if one is missing or they share no seed."""
+    """Of the first setting over the second; printed is the difference of the printed means. None if
+    one is missing or they share no seed."""
     if first and second and (seeds := [seed for seed in first.runs if seed in second.runs]):
         gaps = first.values("test_accuracy", seeds) - second.values("test_accuracy", seeds)
-        return average(dict(zip(seeds, 100 * gaps, strict=True)), first.runs[seeds[0]])
+        gap = average(dict(zip(seeds, 100 * gaps, strict=True)), first.runs[seeds[0]])
+        high, low = (round(each.mean(seeds=seeds), 2) for each in (first, second))
+        return replace(gap, shown=high - low)
 
 
 class Study:
@@ -403,7 +408,7 @@ def versus(first: Setting, second: Setting, when: str) -> str:
     if gap.mean < 0:
         first, second, gap = second, first, lead(second, first)
     high, low = (round(each.mean(seeds=gap.gaps), 2) for each in (first, second))
-    points = f"by {high - low:.2f} points ({high:.2f} against {low:.2f})"
+    points = f"by {gap.shown:.2f} points ({high:.2f} against {low:.2f})"
     n, won = len(gap.gaps), sum(each > 0 for each in gap.gaps.values())
     ahead = f"ahead of {name(second)}"
     if gap.sign():
@@ -481,10 +486,12 @@ def costs(found: list[Setting]) -> Iterator[str]:
         if twins := pairs(on, "arch", ("resnet18", "resnet50")):
             times = span(large.ms() / small.ms() for small, large in twins)
             flops = span(large.flops() / small.flops() for small, large in twins)
-            gains = span(large.mean() - small.mean() for small, large in twins)
+            gains = [large.mean() - small.mean() for small, large in twins]
+            sign, word = (1, "gains") if max(gains) > 0 else (-1, "loses")
             yield (
                 f"On the {show(device)} {LARGE} trains {times} times as long as {SMALL}, with"
-                f" {flops} times the FLOPs, and gains {gains} points of accuracy."
+                f" {flops} times the FLOPs, and {word} {span(sign * gain for gain in gains)} points"
+                " of accuracy."
             )
     twins = pairs(found, *DEVICES)
     for name in sorted({cpu.model for cpu, _ in twins}):
@@ -549,8 +556,9 @@ def judge_mnist(study: Study, data: str) -> Judge:
     if len(gaps) == 2 and all(gaps):
         first, second = gaps
         fewer = min(first.gaps, second.gaps, key=len)
-        more = Lead(fewer, first.mean - second.mean, math.hypot(first.half, second.half))
-        text = f"{first.mean:+.2f} against {second.mean:+.2f}: {more}"
+        mean, shown = first.mean - second.mean, first.shown - second.shown
+        more = Lead(fewer, mean, math.hypot(first.half, second.half), shown)
+        text = f"{first.shown:+.2f} against {second.shown:+.2f}: {more}"
         yield "5b", more.verdict(more.sign()), text
 
 
@@ -620,8 +628,11 @@ def claims(study: Study) -> Iterator[str]:
     if lines:
         yield table("|".join(["Claim", *study.assigned.values()]), lines)
         used = [each for each in study.all if each.data in study.data]
-        where = [(n, [e for e in used if f in e.factors]) for n, f in KINDS.items()]
-        yield f"Times are {listed([f'of {name} on {places(on)}' for name, on in where if on])}."
+        if len({each.place for each in used}) == 1:
+            yield f"All times are on {places(used)}."
+        else:
+            where = [(n, [e for e in used if f in e.factors]) for n, f in KINDS.items()]
+            yield f"Times are {listed([f'of {name} on {places(on)}' for name, on in where if on])}."
     if missing := [f"{claim} {CLAIMS[claim]}" for claim, cells in found.items() if not cells]:
         yield f"Not measured: {'; '.join(missing)}."
 
