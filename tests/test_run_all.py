@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, finish
+from conftest import ROOT, default_signals, finish
 
 import common
 import compare_devices
@@ -58,9 +58,7 @@ def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen:
     outer |= {"PATH": f"{folder}/bin:{outer['PATH']}", "CDPATH": str(folder / "bin")}
     return subprocess.Popen(
         ["bash", "project/run_all.sh", *flags], cwd=folder.parent, env=outer | environment,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # A shell that runs the tests in the background ignores SIGINT, and bash would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default_signals,
     )  # fmt: skip
 
 
