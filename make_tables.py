@@ -340,8 +340,7 @@ def pivot(header: str, factors: tuple, settings: list[Setting], cells: Callable)
 def answer(study: Study) -> Iterator[str]:
     """Who is ahead on each data set, at what cost, the best of each model, and the pictures."""
     for data in study.data:
-        yield f"### {data}"
-        yield " ".join(sentences(study, data))
+        yield f"### {data}\n{' '.join(sentences(study, data))}"
         columns = "Model|Test accuracy (%)|Training (s)|FLOPs (10¹²)|Splits|Setting"
         yield listing(columns, study.first_screen(data))
         if picture(study, data):
@@ -628,9 +627,7 @@ def claims(study: Study) -> Iterator[str]:
     if lines:
         yield table("|".join(["Claim", *study.assigned.values()]), lines)
         used = [each for each in study.all if each.data in study.data]
-        if len({each.place for each in used}) == 1:
-            yield f"All times are on {places(used)}."
-        else:
+        if len({each.place for each in used}) > 1:
             where = [(n, [e for e in used if f in e.factors]) for n, f in KINDS.items()]
             yield f"Times are {listed([f'of {name} on {places(on)}' for name, on in where if on])}."
     if missing := [f"{claim} {CLAIMS[claim]}" for claim, cells in found.items() if not cells]:
@@ -749,9 +746,7 @@ def fill(readme: Path, study: Study, place: str) -> bytes:
             f"{readme}: markers must be in pairs, as <!-- table: answer --> and <!-- end: answer"
             f" -->, each on a line of its own, for {', '.join(TABLES)}"
         )
-    text = MARKED.sub(
-        lambda part: f"{part[1]}\n\n{render(part[2], study, place)}\n\n{part[3]}", text
-    )
+    text = MARKED.sub(lambda part: f"{part[1]}\n{render(part[2], study, place)}\n{part[3]}", text)
     return text.encode(errors="surrogateescape")
 
 

@@ -223,7 +223,7 @@ def test_an_interval_has_a_floor_and_needs_three_splits():
 
 def sentence(folder: Path) -> str:
     """What is said of the first data set."""
-    return text(folder, "answer").split("\n\n")[1]
+    return text(folder, "answer").splitlines()[1]
 
 
 def test_sentences_tell_who_is_ahead_by_how_much_on_how_many_splits_and_at_what_cost(tmp_path):
@@ -635,7 +635,7 @@ def test_a_readme_is_filled_between_its_markers_and_tables_md_follows_from_rows(
     assert outcome(*flags) == outcome(*flags, "--check") == 0
     assert link.is_symlink()
     page = make_tables.plain(readme.read_text())
-    assert page.startswith("text\n<!-- table: svms -->\n\n| Data set |")
+    assert page.startswith("text\n<!-- table: svms -->\n| Data set |")
     assert page.endswith("<!-- end: svms -->\nmore\n")
     assert "](mnist.svg)" in (folder / "tables.md").read_text()
     before = [path.stat().st_mtime_ns for path in sorted(folder.glob("*.*"))]
