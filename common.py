@@ -377,7 +377,7 @@ def code_commit() -> str:
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file in one step: whoever reads it, after a crash too, sees the old or the new. A
     link stays one. Not more than one process may write a file."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # of a link to itself: that link
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
