@@ -354,7 +354,7 @@ def how_to_read(study: Study) -> Iterator[str]:
     used = [each for data in study.data for each in study.first_screen(data)]
     kinds = sorted({e.factors["precision"] for e in used if "precision" in e.factors})
     yield (
-        "Each line is the setting that is best on validation images, with its accuracy on test"
+        "A table's line is the setting that is best on validation images, with its accuracy on test"
         " images: mean ± standard deviation over random 70/10/20 splits. Two models are compared"
         " on the splits that both have. Times and FLOPs are those of training, on"
         f" {places(used)}{', networks in ' * bool(kinds)}{listed(kinds)}."
@@ -420,10 +420,13 @@ def versus(first: Setting, second: Setting, when: str) -> str:
             f"{when}{name(first)} is {ahead} on {('one split', 'both splits')[n - 1]}**, {points}."
         )
     else:
-        splits = f"all {n} splits, too few to be sure" if won == n else f"{won} of {n} splits"
+        splits = (
+            f"all {n} splits, but too unequally to be sure" if won == n else f"{won} of {n} splits"
+        )
         text = f"{when}it is undecided**: {name(first)} leads {name(second)} {points}, on {splits}."
     cheap, dear = sorted((first, second), key=lambda e: (np.nan_to_num(e.flops()), e.ms()))
     longer = f"trains {rounded(dear.ms() / cheap.ms(), 2)} times as long"
+    longer += " as our SVM solver" * (cheap.place == dear.place and cheap.family == "SVM")
     if cheap.place != dear.place:
         longer = f"on {dear.place} {longer} as {cheap.name} on {cheap.place}"
     if not math.isnan(more := dear.flops() / cheap.flops()):

@@ -233,12 +233,13 @@ def test_sentences_tell_who_is_ahead_by_how_much_on_how_many_splits_and_at_what_
     seeds(resnet, tmp_path, 96, 98, 96, epochs=20, train_time_ms=240_000.0)
     assert sentence(tmp_path) == (
         "**Within 5 epochs ResNet-18 is clearly ahead of the rbf SVM**, by 1.02 points (98.10"
-        " against 97.08) on the 3 splits that both have. ResNet-18 trains 15 times as long, with"
-        " 5.0 times the FLOPs. **After 20 epochs it is undecided**: the rbf SVM leads ResNet-18 by"
-        " 0.41 points (97.08 against 96.67), on 2 of 3 splits. ResNet-18 trains 60 times as long,"
-        " with 5.0 times the FLOPs. **ResNet-50 after 30 epochs is ahead of ResNet-18 after 20"
-        " epochs on one split**, by 3.23 points (99.23 against 96.00). ResNet-50 trains 0.25 times"
-        " as long, with 2.0 times the FLOPs."
+        " against 97.08) on the 3 splits that both have. ResNet-18 trains 15 times as long as"
+        " our SVM solver, with 5.0 times the FLOPs. **After 20 epochs it is undecided**: the"
+        " rbf SVM leads ResNet-18 by 0.41 points (97.08 against 96.67), on 2 of 3 splits."
+        " ResNet-18 trains 60 times as long as our SVM solver, with 5.0 times the FLOPs."
+        " **ResNet-50 after 30 epochs is ahead of ResNet-18 after 20 epochs on one split**, by"
+        " 3.23 points (99.23 against 96.00). ResNet-50 trains 0.25 times as long, with 2.0"
+        " times the FLOPs."
     )
 
 
@@ -250,7 +251,7 @@ def test_sentences_tell_who_is_ahead_by_how_much_on_how_many_splits_and_at_what_
          " (98.00 against 97.01)."),
         ((97.006,), "ResNet-18 and the rbf SVM are level** (97.01)."),
         ((97.2, 98, 97.1), "it is undecided**: ResNet-18 leads the rbf SVM by 0.42 points (97.43"
-         " against 97.01), on all 3 splits, too few to be sure."),
+         " against 97.01), on all 3 splits, but too unequally to be sure."),
     ],
 )  # fmt: skip
 def test_few_splits_and_ties_are_told(tmp_path, accuracies, said):
