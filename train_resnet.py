@@ -89,14 +89,15 @@ class TrimmedConv2d(nn.Module):
     gradient is exactly zero, so that SGD and Adam without weight decay never change them. At 28x28
     that is 8 of 9 taps in the last stage of a ResNet, whose maps are 1x1. They stay in
     self.initial, and in the state_dict, which is that of the nn.Conv2d. What is left of a kernel is
-    a matrix product where it is 1x1 or as large as the map."""
+    a matrix product where it is 1x1 or as large as the map, and on a CPU on 2x2 maps."""
 
     def __init__(self, conv: nn.Conv2d, size: int):
         super().__init__()
         (kernel, _), (self.stride, _), (padding, _) = conv.kernel_size, conv.stride, conv.padding
-        positions = (size + 2 * padding - kernel) // self.stride + 1
+        self.positions = (size + 2 * padding - kernel) // self.stride + 1
         # The taps that meet a pixel at one of these:
-        low, high = max(0, padding - (positions - 1) * self.stride), min(kernel, size + padding)
+        low = max(0, padding - (self.positions - 1) * self.stride)
+        high = min(kernel, size + padding)
         self.size, self.kernel, self.padding = size, high - low, padding - low
         self.taps = (..., slice(low, high), slice(low, high))
         self.register_buffer("initial", conv.weight.detach().clone(), persistent=False)
@@ -118,10 +119,15 @@ class TrimmedConv2d(nn.Module):
             return F.linear(rows.flatten(1), self.weight)[:, :, None, None]
         if self.padding == 0 and self.kernel == 1:
             rows = rows[:, :: self.stride, :: self.stride]
-            # Flat, because linear copies strided rows of four dimensions very slowly in bf16.
-            flat = F.linear(rows.flatten(0, 2), self.weight)
-            return flat.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
-        return F.conv2d(images, self.as_kernel(self.weight), None, self.stride, self.padding)
+        elif self.positions == 2 and not images.is_cuda:  # a CPU's convolution is slow on 2x2 maps
+            rows = F.pad(rows, (0, 0, *[self.padding] * 4))
+            ends = [slice(at, at + 1 + self.stride, self.stride) for at in range(self.kernel)]
+            rows = torch.cat([rows[:, down, across] for down in ends for across in ends], -1)
+        else:
+            return F.conv2d(images, self.as_kernel(self.weight), None, self.stride, self.padding)
+        # Flat, because linear copies strided rows of four dimensions very slowly in bf16.
+        flat = F.linear(rows.flatten(0, 2), self.weight)
+        return flat.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         weight = self.initial.clone()
