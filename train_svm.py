@@ -55,7 +55,9 @@ class Rows:
         """Inner products of the values [rows, others], of bytes int32."""
         if self.values.dtype == torch.int8:
             return torch._int_mm(self.values, others.values.T)
-        products = self.values @ others.values.T
+        # A part stays in the cache; of all rows at once, packing takes as long as multiplying.
+        parts = [self.values @ part.T for part in others.values.split(1000)]
+        products = torch.cat(parts, 1)
         return products.int() if products.dtype == torch.float32 else products
 
     def _times(self, products: Tensor, factor: float) -> Tensor:
