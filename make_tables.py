@@ -94,8 +94,7 @@ class Setting:
         self.model = f"SVM, {kernel}" if kernel else show(self.factors["arch"])
         self.family, self.name = ("SVM", f"the {kernel} SVM") if kernel else (self.model,) * 2
         self.epochs = self.factors.get("epochs", 0)
-        # Of its data set's picture: no two share one.
-        self.file = re.sub("[^a-z0-9]", lambda found: f"_{ord(found[0]):x}_", name)
+        self.file = re.sub("[^a-z0-9]", "_", name)  # of its data set's picture
         self.file += (f"-{limit:.9g}" if limit else "") + ".svg"
 
     def values(self, column: str, seeds: Iterable[int] = ()) -> np.ndarray:
@@ -400,10 +399,9 @@ def sentences(study: Study, data: str) -> Iterator[str]:
     for model in study.networks:
         other = study.longest(data, model) or study.short(data, model)
         if other and model != main.model:
-            when = "After" if main.epochs > EPOCHS else "Within"
-            most = main.epochs if main.epochs > EPOCHS else EPOCHS
-            differ = max(other.epochs, main.epochs) > EPOCHS and other.epochs != main.epochs
-            yield versus(other, main, "" if differ else f"{when} {count(most, 'epoch')} ")
+            most = max(main.epochs, EPOCHS)
+            when = f"{'After' if main.epochs > EPOCHS else 'Within'} {count(most, 'epoch')} "
+            yield versus(other, main, when if most == max(other.epochs, EPOCHS) else "")
 
 
 def versus(first: Setting, second: Setting, when: str) -> str:

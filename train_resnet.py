@@ -155,7 +155,7 @@ def trim_dead_taps(network: nn.Module, size: int = common.SIZE) -> nn.Module:
         conv = network.get_submodule(name)
         pairs = (shape, conv.kernel_size, conv.stride, conv.padding)  # padding="same" is no pair
         plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
-        plain &= conv.groups == 1 and conv.dilation == (1, 1) and not conv._forward_hooks
+        plain &= conv.groups == 1 and conv.dilation == (1, 1)
         if plain and all(len(set(pair)) == 1 for pair in pairs):
             network.set_submodule(name, TrimmedConv2d(conv, shape[0]))
     return network

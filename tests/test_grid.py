@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from itertools import product
 from pathlib import Path
 
@@ -102,17 +101,6 @@ def test_an_error_of_cuda_that_stays_ends_the_process_after_its_row(tmp_path, mo
     with pytest.raises(torch.AcceleratorError):
         common.run_job(tmp_path / "rows.csv", [row], train())
     assert statuses(tmp_path) == {0: "failed"}
-
-
-def test_a_grid_of_5000_rows_beside_as_many_starts_in_seconds(tmp_path):
-    run(tmp_path, count=1)
-    header, first = (tmp_path / "rows.csv").read_text().splitlines()
-    rows = [first.replace("digits,0,", f"digits,{seed},") for seed in range(5000)]
-    (tmp_path / "rows.csv").write_text("\n".join([header, *rows, ""]))
-    start = time.perf_counter()
-    assert run(tmp_path, count=5001) == 0
-    assert time.perf_counter() - start < 10
-    assert len(statuses(tmp_path, 1)) == 5001
 
 
 @pytest.mark.parametrize("flags", [[], ["--force"]])

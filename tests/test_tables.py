@@ -440,13 +440,6 @@ def test_commands_for_three_splits_and_for_saved_models_are_those_of_the_first_s
         script.parse_args(line.split()[3:])
 
 
-def test_numbers_that_other_software_rewrites_are_the_same_setting(tmp_path):
-    svm(tmp_path, C=1, limit=2000, threads=2)
-    svm(tmp_path, C=1.0, limit=2000.0, threads=2.0, seed=1)
-    assert len(make_tables.Study(tmp_path).all) == 1
-    assert "on 2 threads of a CPU" in text(tmp_path, "answer")
-
-
 # --- claims --------------------------------------------------------------------------------------
 
 
@@ -575,14 +568,6 @@ def test_no_text_of_a_row_breaks_a_page_or_becomes_code(tmp_path):
     assert all(re.fullmatch("[a-z0-9_]+.svg", link) for link in links)
     for picture in tmp_path.glob("*.svg"):
         assert "<script" not in picture.read_text()
-
-
-def test_no_two_data_sets_share_a_picture(tmp_path):
-    for name in ("数据", "данные", "a b", "a-b"):
-        resnet(tmp_path, dataset=name, history=CURVE)
-    resnet(tmp_path, dataset="a b", limit=100, history=CURVE)
-    assert outcome("--results-dir", tmp_path) == 0
-    assert len([*tmp_path.glob("*.svg")]) == 5
 
 
 def test_a_damaged_history_is_refused_in_one_line(tmp_path, capsys):
