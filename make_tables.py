@@ -796,9 +796,10 @@ def advise(study: Study, folder: Path) -> Iterator[str]:
     if few := [each for found in screens for each in found if len(each.runs) < SEEDS]:
         yield "Three splits give an interval. These commands make them:"
         yield from (command(each, folder, range(SEEDS)) for each in few)
-    if networks := [best(e for e in found if e.epochs) for found in screens]:
+    networks = [best(each for each in found if each.epochs) for found in screens]
+    if networks := [*filter(None, networks)]:
         yield "These commands save the best networks:"
-        for each in filter(None, networks):
+        for each in networks:
             yield command(each, folder, [*each.runs][:1], "--save-model", "models")
 
 

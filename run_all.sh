@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
         --full | --quick) plan=${1#--} && shift && continue ;;
         --dry-run) dry=yes && flags+=("$1") && shift && continue ;;
         --results-dir) [ -n "${2:-}" ] && results=$2 && shift 2 && continue ;;
-        --limit) [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] && flags+=("$1" "$2") && shift 2 && continue ;;
+        --limit) [[ "${2:-}" =~ ^[1-9][0-9]{2,}$ ]] && flags+=("$1" "$2") && shift 2 && continue ;;
     esac
     fail "run_all.sh does not take '$*' here (see bash run_all.sh --help)"
 done
@@ -109,7 +109,7 @@ full() {
 
 [ -z $dry ] || { $plan | awk '/^processes: / { processes = $2; next } { print }
     match($0, /\([0-9]+ s\) of one/) { sum += substr($0, RSTART + 1) / processes }
-    END { printf "about %.1f hours\n", sum / 3600 }'; exit; }
+    END { printf "about %d h %d min\n", sum / 3600, sum % 3600 / 60 }'; exit; }
 $plan
 run 1 make_tables.py --results-dir "$results"
 [ -z "$failed" ] || { echo "some runs failed: see above and the rows in $results" >&2 && exit 1; }

@@ -393,10 +393,12 @@ KINDS = {  # what is said of few rows
 
 
 @pytest.mark.parametrize("words", KINDS)
-def test_any_folder_gives_a_page_of_what_is_there(tmp_path, words):
+def test_any_folder_gives_a_page_of_what_is_there(tmp_path, capsys, words):
     for make, values in KINDS[words]:
         make(tmp_path, **values)
     assert outcome("--results-dir", tmp_path) == 0
+    has_networks = resnet in dict(KINDS[words])
+    assert ("save the best networks" in capsys.readouterr().out) == has_networks
     page = make_tables.plain((tmp_path / "tables.md").read_text())
     assert not re.search(r"\bnan\b|None|\binf\b", page)
     assert words in page
